@@ -1,0 +1,1 @@
+"""What happens: source, kernels, dataflow, command line."""

@@ -1,0 +1,1 @@
+"""What people look at: boards and alerts as code (the issue *Boards* fills this package)."""

@@ -1,0 +1,1 @@
+"""Where rows go: the ClickHouse client, the embedded store and its HTTP gateway."""
