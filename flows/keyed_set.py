@@ -73,6 +73,15 @@ class KeyedSet:
                 _compact(runs)
         return places
 
+    def contains(self, bucket: int, keys: Keys) -> Mask:
+        """Which of `keys` the bucket holds. Nothing is added."""
+        held = np.zeros(len(keys), dtype=np.bool_)
+        for run in self._runs.get(bucket, ()):
+            at = np.searchsorted(run, keys)
+            at[at == len(run)] = len(run) - 1
+            held |= run[at] == keys
+        return held
+
     def expire(self, before: int) -> None:
         """Forget every bucket below `before`."""
         if before > self._floor:
