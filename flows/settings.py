@@ -1,0 +1,305 @@
+"""Settings: flag over environment (`LIVEPULSE_…`) over `livepulse.toml` over default, each checked and explained.
+
+`Settings(...)` is pure (tests build it directly); `load_settings(flags)` reads the environment and the file. A setting is
+stated once, here: flags, help, `config show` and docs/settings.md derive from the fields below. Outside of Python a
+setting's name has no `_ms` and no trailing underscore: `out_of_orderness = "5min"`, `--from`, `LIVEPULSE_FROM`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+
+from flows.durations import format_duration, parse_duration, parse_instant
+from schemas.events import DIMENSIONS, Limits
+
+FAMILIES: Final = ("activity", "heat", "funnel")
+ENGINE_OWNED: Final = {
+    "bootstrap.servers": "use the setting brokers",
+    "group.id": "use the setting group",
+    "auto.offset.reset": "use the setting from",
+    "enable.auto.commit": "the engine commits offsets itself, after its state",
+    "enable.auto.offset.store": "the engine commits offsets itself, after its state",
+    "enable.partition.eof": "the engine needs it as it sets it",
+}
+_SECRET_PROPERTY: Final = re.compile(r"password|secret|key\.pem|jaas|token", re.IGNORECASE)
+MASK: Final = "********"
+
+
+def _listed(value: object) -> object:
+    """A comma-separated string (environment, flag) as a tuple; anything else as it is."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _properties(value: object) -> object:
+    """`security.protocol=SSL,…` (environment, flag) as a mapping; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(separator for _, separator, _ in pairs):
+        raise ValueError("write librdkafka properties as name=value, several with commas between")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+DurationMs = Annotated[int, BeforeValidator(parse_duration)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Seconds = Annotated[tuple[int, ...], BeforeValidator(_listed)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_listed)]
+Properties = Annotated[dict[str, str], BeforeValidator(_properties)]
+
+
+class Settings(BaseModel):
+    """Everything that a user may set. Fields `*_ms` are milliseconds and accept `"5min"`; immutable once built."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    # Kafka
+    brokers: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, several with commas between")
+    group: str = Field("livepulse", min_length=1, description="Consumer group whose offsets follow the engine (lag tools read them)")
+    kafka: Properties = Field(
+        default_factory=dict, repr=False,
+        description="More librdkafka properties, such as security.protocol, sasl.*, ssl.*; `<property>_file` reads the value from a file",
+    )  # fmt: skip
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", max_length=100, description="Put before each topic's name")
+    from_: str = Field("earliest", description="Where a first start begins: earliest, latest, or a time; later starts resume")
+    accept_loss: bool = Field(default=False, description="Go on although offsets needed are gone from Kafka; the gap is recorded")
+    batch_messages: int = Field(50_000, ge=1, le=1_000_000, description="Most messages that one fetch hands over at once")
+
+    # Store and recovery
+    store: str = Field("livepulse-data", min_length=1, description="A directory (embedded store) or http(s)://host:port of a ClickHouse server")
+    store_user: str = Field("", description="User at the ClickHouse server")
+    store_password: SecretStr | None = Field(None, description="Password at the ClickHouse server; better as a file")
+    store_password_file: Path | None = Field(None, description="File that holds the password at the ClickHouse server")
+    database: str = Field("livepulse", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$", description="ClickHouse database of tables and views")
+    recovery_dir: Path | None = Field(None, description="Where offsets and state are kept; default: `recovery` in the embedded store's directory")
+    state_fsync: bool = Field(default=True, description="Sync state to disk before an epoch counts as done (off: a power cut may need a replay)")
+    events_archive: bool = Field(default=True, description="Keep every accepted event in the view `events`")
+    events_ttl_days: int = Field(0, ge=0, le=36_500, description="Days that `events` keeps a row after its ingestion; 0: for ever")
+
+    # Scale
+    workers: int = Field(1, ge=1, le=64, description="Engine processes; may change between starts")
+    shards: int = Field(16, ge=1, le=64, description="Slices of the state; fixed for the life of a recovery directory")
+    epoch_ms: DurationMs = Field(1_000, ge=50, le=60_000, description="How often offsets, state and rows are made durable together")
+
+    # Meaning of events
+    platform_zone: str = Field("Asia/Shanghai", description="IANA zone of the platform: hours and days of basis `platform`")
+    currency: str = Field("CNY", pattern=r"^[A-Z]{3}$", description="Currency that amounts are summed in (ISO 4217)")
+    filter_platforms: Names = Field((), description="Only these platforms count, others are ledgered as filtered; empty: all")
+    min_event_time: str = Field("2005-01-01", description="Events from before are rejected")
+    max_future_ms: DurationMs = Field(600_000, description="Events further ahead of the clock than this are rejected")
+
+    # Time
+    out_of_orderness_ms: DurationMs = Field(300_000, description="How long a window waits for events that come out of order")
+    allowed_lateness_ms: DurationMs = Field(0, description="How much later still an event may come and correct final rows")
+    dedupe: bool = Field(default=True, description="Count events with the same event_id once")
+    dedupe_horizon_ms: DurationMs = Field(600_000, description="Event time over which ids are remembered; at least out_of_orderness + allowed_lateness")
+    idle_timeout_ms: DurationMs = Field(30_000, ge=1_000, description="A caught-up partition without messages for this long holds no window open")
+    alignment_ms: DurationMs = Field(120_000, ge=1_000, description="Partitions further ahead in event time than this wait for the others")
+    reopen_ms: DurationMs = Field(3_600_000, description="How long an on-time event may re-open a window that idleness closed")
+    early_interval_ms: DurationMs = Field(500, ge=50, description="How often rows of open windows are refreshed")
+    backlog_after_ms: DurationMs = Field(10_000, ge=100, description="No early rows while the engine is further behind than this")
+
+    # Families
+    families: Names = Field(FAMILIES, description="Which families run: activity, heat, funnel")
+    dimensions: Names = Field(DIMENSIONS, description="Dimensions of active_users and active_hours, beside `all`")
+    dimension_cap: int = Field(10_000, ge=1, le=1_000_000, description="Values of a dimension beyond this fold into __other__")
+    windows_s: Seconds = Field((60, 3600), description="Window lengths of active_users in seconds, each a divisor of a day")
+    active_hours: bool = Field(default=True, description="Compute active_hours and its profile")
+    heat_half_life_ms: DurationMs = Field(21_600_000, ge=60_000, description="Half-life of a topic's heat")
+    heat_user_cap: int = Field(0, ge=0, description="Most weight that one user adds to a topic in a minute; 0: no cap")
+    room_memory_ms: DurationMs = Field(864_000_000, description="How long a user's first view of a room is remembered")
+    declare: Paths = Field((), description="TOML files with own funnels, heat weights, dimensions (see examples/)")
+
+    @field_validator("platform_zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError("not an IANA time zone; write one such as Asia/Shanghai or Europe/Berlin") from error
+        return zone
+
+    @field_validator("brokers")
+    @classmethod
+    def _addresses(cls, brokers: str) -> str:
+        for address in brokers.split(","):
+            if not re.fullmatch(r"\s*(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}\s*", address):
+                raise ValueError("write host:port, several with commas between, such as kafka-1:9092,kafka-2:9092")
+        return ",".join(address.strip() for address in brokers.split(","))
+
+    @field_validator("kafka")
+    @classmethod
+    def _not_ours(cls, properties: dict[str, str]) -> dict[str, str]:
+        for name in properties.keys() & ENGINE_OWNED.keys():
+            raise ValueError(f"{name} is not passed through: {ENGINE_OWNED[name]}")
+        return properties
+
+    @field_validator("store")
+    @classmethod
+    def _directory_or_server(cls, store: str) -> str:
+        scheme, separator, _ = store.partition("://")
+        if not separator:
+            return store
+        try:
+            parts = urlsplit(store)
+            usable = scheme in {"http", "https"} and bool(parts.hostname) and parts.port is not None
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("write a directory, or http://host:8123 (https://host:8443) of a ClickHouse server")
+        if parts.username or parts.password or parts.path.strip("/") or parts.query:
+            raise ValueError("only scheme, host and port belong here; use store_user, store_password_file and database")
+        return store.rstrip("/")
+
+    @field_validator("from_", "min_event_time")
+    @classmethod
+    def _instants(cls, text: str) -> str:
+        if text not in {"earliest", "latest"}:
+            parse_instant(text)
+        return text
+
+    @field_validator("min_event_time")
+    @classmethod
+    def _a_time(cls, text: str) -> str:
+        if text in {"earliest", "latest"}:
+            raise ValueError("write a time such as 2005-01-01")
+        return text
+
+    @field_validator("families", "dimensions")
+    @classmethod
+    def _known_names(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:  # noqa: ANN401 - pydantic's own type is internal
+        allowed = FAMILIES if info.field_name == "families" else DIMENSIONS
+        for name in names:
+            if name not in allowed:
+                raise ValueError(f"{name!r} is not one of {', '.join(allowed)}")
+        return tuple(name for name in allowed if name in names)
+
+    @field_validator("windows_s")
+    @classmethod
+    def _divisors_of_a_day(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        for length in lengths:
+            if length < 1 or 86_400 % length:
+                raise ValueError(f"{length} s does not divide a day; write lengths such as 60, 300, 3600")
+        return tuple(sorted(set(lengths)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _horizon_follows(cls, values: Any) -> Any:  # noqa: ANN401 - raw input of any type
+        """Unless it is given, the horizon grows with the time that events may be late."""
+        if isinstance(values, dict) and "dedupe_horizon_ms" not in values:
+            try:
+                wait = sum(parse_duration(values.get(name, default)) for name, default in
+                           (("out_of_orderness_ms", 300_000), ("allowed_lateness_ms", 0)))  # fmt: skip
+            except ValueError:
+                return values  # the field's own check names it
+            return {**values, "dedupe_horizon_ms": max(600_000, wait)}
+        return values
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        wait = self.out_of_orderness_ms + self.allowed_lateness_ms
+        if self.dedupe and self.dedupe_horizon_ms < wait:
+            raise ValueError(
+                f"dedupe_horizon {format_duration(self.dedupe_horizon_ms)} is under out_of_orderness + allowed_lateness = "
+                f"{format_duration(wait)}: an event could come again after its id was forgotten and count twice; "
+                f"set dedupe_horizon to {format_duration(wait)} or more"
+            )
+        if self.workers > self.shards:
+            raise ValueError(f"workers {self.workers} is over shards {self.shards}: some workers would idle; use fewer workers")
+        if self.is_server and self.recovery_dir is None:
+            raise ValueError("recovery_dir is needed with a ClickHouse server: name a directory on a durable disk")
+        if self.store_password is not None and self.store_password_file is not None:
+            raise ValueError("store_password and store_password_file are both set; keep store_password_file")
+        return self
+
+    @property
+    def is_server(self) -> bool:
+        """The store is a ClickHouse server, not a directory."""
+        return "://" in self.store
+
+    @property
+    def store_dir(self) -> Path:
+        """The embedded store's directory, absolute."""
+        if self.is_server:
+            raise ValueError(f"{self.store} is a server, not a directory")
+        return Path(self.store).expanduser().absolute()
+
+    @property
+    def recovery_path(self) -> Path:
+        """Where offsets and state are kept, absolute."""
+        return (self.recovery_dir.expanduser().absolute()) if self.recovery_dir else self.store_dir / "recovery"
+
+    @property
+    def start(self) -> Literal["earliest", "latest"] | int:
+        """Where a first start begins; an int is epoch ms."""
+        match self.from_:
+            case "earliest" | "latest" as end:
+                return end
+            case time:
+                return parse_instant(time)
+
+    @property
+    def retain_ms(self) -> int:
+        """How far behind the watermark an accepted event may be: how long closed windows are kept."""
+        return max(self.reopen_ms, self.allowed_lateness_ms)
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds of a valid event under these settings."""
+        return Limits(min_event_time=parse_instant(self.min_event_time), max_future_ms=self.max_future_ms)
+
+    def topic(self, name: str) -> str:
+        """The Kafka topic that carries the contract's topic `name`."""
+        return self.topic_prefix + name
+
+    def client_properties(self) -> dict[str, str]:
+        """What every Kafka client needs: the brokers and the user's properties, with secrets read from their files."""
+        properties = {"bootstrap.servers": self.brokers}
+        for name, text in self.kafka.items():
+            if name.endswith("_file"):
+                properties[name.removesuffix("_file")] = Path(text).expanduser().read_text().strip()
+            else:
+                properties[name] = text
+        return properties
+
+    def password(self) -> str:
+        """The store's password, from wherever it is kept; empty if none is set."""
+        if self.store_password_file is not None:
+            return self.store_password_file.expanduser().read_text().strip()
+        return self.store_password.get_secret_value() if self.store_password is not None else ""
+
+    def sources(self) -> dict[str, str]:
+        """Per field, where its value came from: `default`, `livepulse.toml`, `LIVEPULSE_STORE`, `--store`, …"""
+        return {name: self._origins.get(name, "default") for name in type(self).model_fields}
+
+    def shown(self) -> dict[str, object]:
+        """Every setting under its outside name, durations spelled out, secrets masked: safe to print."""
+        return {outside_name(name): shown_value(name, getattr(self, name)) for name in type(self).model_fields}
+
+
+def outside_name(field: str) -> str:
+    """A field's name in files, flags and the environment: without `_ms` and trailing underscore."""
+    return field.removesuffix("_ms").rstrip("_")
+
+
+def shown_value(field: str, value: object) -> object:
+    """A value that is safe and readable to print: plain JSON types."""
+    if field == "store_password":
+        return None if value is None else MASK
+    if field == "kafka" and isinstance(value, Mapping):
+        return {
+            name: MASK if _SECRET_PROPERTY.search(str(name)) and not str(name).endswith("_file") else text
+            for name, text in value.items()
+        }
+    if field.endswith("_ms") and isinstance(value, int) and not isinstance(value, bool):
+        return format_duration(value)
+    if isinstance(value, tuple | list):
+        return [str(item) if isinstance(item, Path) else item for item in value]
+    return str(value) if isinstance(value, Path) else value
