@@ -19,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -45,7 +46,7 @@ _POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 """
 
 
-class Broker(Protocol):
+class Broker(AbstractContextManager["Broker"], Protocol):
     """What tests, the demo and benchmarks need of a broker. `close` may be called twice."""
 
     address: str  # bootstrap.servers
@@ -83,6 +84,8 @@ class ExternalBroker(_Closing):
     def create_topics(self, names: Iterable[str], partitions: int = PARTITIONS) -> None:
         """Make topics that keep append time; those that exist stay as they are. Raises `DependencyDown`."""
         admin = AdminClient({**self._properties, "bootstrap.servers": self.address, "log_level": 0})
+        if not _answers(self.address, 5.0, self._properties):
+            raise DependencyDown(f"no Kafka broker answers at {self.address}; start one (`make kafka`) or set brokers")
         config = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(MAX_MESSAGE_BYTES)}
         wanted = [NewTopic(name, num_partitions=partitions, config=config) for name in names]
         for name, made in admin.create_topics(wanted, request_timeout=15).items() if wanted else ():
@@ -288,10 +291,11 @@ def _base64_url(identity: bytes) -> str:
     return base64.urlsafe_b64encode(b"\x01" + identity[1:]).decode().rstrip("=")
 
 
-def _answers(address: str) -> bool:
-    """A client gets the list of topics."""
+def _answers(address: str, seconds: float = 1.0, properties: Mapping[str, str] | None = None) -> bool:
+    """A client gets the list of topics in time."""
+    client = AdminClient({**(properties or {}), "bootstrap.servers": address, "log_level": 0})
     try:
-        return bool(AdminClient({"bootstrap.servers": address, "log_level": 0}).list_topics(timeout=1).brokers)
+        return bool(client.list_topics(timeout=seconds).brokers)
     except KafkaException:
         return False
 
@@ -322,6 +326,8 @@ log.dirs={data}
 auto.create.topics.enable=false
 message.max.bytes={MAX_MESSAGE_BYTES}
 log.message.timestamp.type=LogAppendTime
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 log.retention.check.interval.ms=1000
 group.initial.rebalance.delay.ms=0
 offsets.topic.num.partitions=1
