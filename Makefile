@@ -1,0 +1,63 @@
+# LivePulse: every target makes .venv by itself (Python 3.11 or 3.12 must be there; nothing else is installed by hand).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CODE := flows schemas sinks grafana tests benchmarks
+
+.PHONY: help demo test check lint types format bench kafka lock docs clean
+
+help: ## Show these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Broker, simulated traffic, engine, store and a live table; Ctrl-C ends it (ARGS="--for 60s")
+	@$(BIN)/livepulse demo $(ARGS)
+
+test: lint types ## Style, types, then all tests (ARGS="-k heat")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## Style of the code
+	@$(BIN)/ruff check $(wildcard $(CODE))
+	@$(BIN)/ruff format --check $(wildcard $(CODE))
+
+types: $(READY) ## Types, strictly
+	@$(BIN)/mypy
+
+format: $(READY) ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix $(wildcard $(CODE)) || true
+	@$(BIN)/ruff format $(wildcard $(CODE))
+
+bench: $(READY) ## Throughput and latency on a real broker of its own, as ratios, with JSON in bench-out/
+	@mkdir -p bench-out
+	@$(BIN)/livepulse bench throughput --json-file bench-out/throughput.json $(ARGS)
+	@$(BIN)/livepulse bench latency --rate 20000 --json-file bench-out/latency.json
+
+kafka: $(READY) ## A real Kafka broker on a free port until Ctrl-C (ARGS=9092 for a fixed one; needs Java and Maven)
+	@$(BIN)/python -m flows.broker $(ARGS)
+
+docs: $(READY) ## Write what derives from the code (docs/settings.md)
+	@$(BIN)/livepulse config docs > docs/settings.md
+
+lock: $(READY) ## Choose versions anew: requirements.lock from pyproject.toml, with hashes
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	  --upgrade --quiet --output-file requirements.lock
+
+clean: ## Remove what was made here (not stores of yours)
+	rm -rf $(VENV) .kafka build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-out
+	find $(wildcard $(CODE)) -name __pycache__ -prune -exec rm -rf {} +
+
+# uv is quicker where it is there; its own network settings may differ from pip's, so pip follows if it fails.
+$(READY): pyproject.toml requirements.lock
+	@python=$$(./.ci/find-python); \
+	echo "making $(VENV) with $$($$python --version) ..."; \
+	rm -rf $(VENV); \
+	$$python -m venv $(VENV); \
+	{ command -v uv >/dev/null && VIRTUAL_ENV=$(VENV) uv pip install --quiet --require-hashes -r requirements.lock; } \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
