@@ -1,0 +1,98 @@
+"""The dataflow, left to right. The only place where steps are wired.
+
+    source ─► route ─► shard (key: user shard) ─► merge (key: family) ─► store
+                │                └► events, late events ─────────────────►
+                └► ledger counts, dead letters, late events ─────────────►
+
+One item is one batch of columns, never one event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import bytewax.operators as op
+import numpy as np
+import polars as pl
+from bytewax.dataflow import Dataflow
+
+from flows.messages import MergeItem, Rows, ShardItem, SourceItem, SourceProgress
+from flows.source import IntakeSource
+from flows.steps import LEDGER, ROUTER, MergeLogic, ShardLogic, StepConfig
+from sinks.rows_sink import RowsSink
+
+Routed = tuple[str, ShardItem | MergeItem | Rows]
+
+
+def build(source: IntakeSource, sink: RowsSink, config: StepConfig) -> Dataflow:
+    """Wire the steps."""
+    flow = Dataflow("livepulse")
+    batches = op.input("source", flow, source)
+    routed = op.flat_map_batch("route", batches, Router(config.shards))
+    shard_items = op.filter_map("to_shards", routed, lambda item: item if isinstance(item[1], ShardItem) else None)
+    sharded = op.stateful_batch("shard", shard_items, lambda resumed: ShardLogic(config, resumed))
+    produced = op.map("from_shards", sharded, lambda item: item[1])
+    everything = op.merge("routed_and_sharded", routed, produced)
+    merge_items = op.filter_map("to_families", everything, lambda item: item if isinstance(item[1], MergeItem) else None)
+    merged = op.stateful_batch("merge", merge_items, lambda resumed: MergeLogic(config, resumed))
+    plain_rows = op.filter_map("plain_rows", everything, lambda item: item if isinstance(item[1], Rows) else None)
+    rows = op.merge("rows", merged, plain_rows)
+    op.output("store", rows, sink)
+    return flow
+
+
+class Router:
+    """Splits what the worker's partitions gave in this round by user shard. Small partitions are joined first."""
+
+    def __init__(self, shards: int) -> None:
+        self._keys = shard_keys(shards)
+
+    def __call__(self, items: list[SourceItem]) -> Iterable[Routed]:
+        """Every shard gets an item, if only to hear of the watermark."""
+        progress = items[-1].progress
+        slices = [item.slice for item in items if item.slice is not None]
+        by_shard = self._split([s.frame for s in slices if s.frame is not None])
+        out: list[Routed] = [
+            (key, ShardItem(shard, by_shard.get(shard), progress)) for shard, key in enumerate(self._keys)
+        ]
+        ledger = [s.ledger for s in slices if s.ledger is not None]
+        if ledger:
+            out.append((LEDGER, _to_ledger(ledger, progress)))
+        for table, frames in (
+            ("late_events", [s.late for s in slices if s.late is not None]),
+            ("dead_letters", [s.dead for s in slices if s.dead is not None]),
+        ):
+            if frames:
+                out.append(("rows", Rows(table, pl.concat(frames))))
+        return out
+
+    def _split(self, frames: list[pl.DataFrame]) -> dict[int, pl.DataFrame]:
+        if not frames:
+            return {}
+        frame = pl.concat(frames) if len(frames) > 1 else frames[0]
+        shards = (frame["user_hash"].to_numpy() >> np.uint64(40)) % np.uint64(len(self._keys))
+        order = np.argsort(shards.astype(np.uint8), kind="stable")  # a radix sort
+        ordered = frame[order]
+        ends = np.cumsum(np.bincount(shards.astype(np.intp), minlength=len(self._keys)))
+        starts = np.concatenate(([0], ends[:-1]))
+        return {i: ordered[int(a) : int(b)] for i, (a, b) in enumerate(zip(starts, ends, strict=True)) if b > a}
+
+
+def _to_ledger(increments: list[pl.DataFrame], p: SourceProgress) -> MergeItem:
+    return MergeItem(LEDGER, ROUTER, increments, p.watermark, p.now, p.early, p.end, p.last_event_time)
+
+
+def shard_keys(shards: int) -> list[str]:
+    """Key names of the shards, chosen so that any number of workers gets an even share.
+
+    Bytewax sends a key to worker SipHash-1-3(key) mod workers. The salts make the hash of shard i's name ≡ i (mod 64), so
+    1, 2, 4, … workers get equal shares.
+    """
+    return [f"shard-{shard:02d}-{_SALTS[shard]}" for shard in range(shards)]
+
+
+_SALTS = (
+    226, 52, 82, 3, 4, 49, 86, 46, 32, 19, 76, 18, 53, 31, 152, 38, 24, 34, 12, 434, 20, 8, 112, 19, 79, 72, 0, 59, 339, 0,
+    46, 25, 107, 127, 123, 60, 148, 24, 19, 181, 114, 66, 20, 2, 24, 138, 42, 23, 58, 25, 7, 74, 16, 97, 75, 162, 22, 197,
+    8, 21, 105, 59, 0, 111,
+)  # fmt: skip

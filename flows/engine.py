@@ -1,0 +1,226 @@
+"""The engine as a whole: prepare store and recovery, run the workers, drain them on SIGTERM and Ctrl-C; and backfill."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from bytewax.testing import run_main
+
+from flows.dataflow import build
+from flows.durations import format_duration
+from flows.errors import CHECK_FAILED, OK, DependencyDown, Stop, Usage
+from flows.families import step_config, time_bounds, wanted_columns
+from flows.file_feed import FileFeed
+from flows.intake import AlignmentBoard, Intake
+from flows.kafka_start import Lane, absent_topics, first_offsets, list_lanes
+from flows.parts import PartBuilder
+from flows.recovery import RecoveryDir
+from flows.settings import Settings
+from flows.source import IntakeSource, SourceRun
+from flows.worker import Outcome, StoreAddress, WorkerPlan, now_ms, ours, process_main, work
+from sinks import embedded
+from sinks.rows_sink import RowsSink
+
+log = structlog.get_logger()
+
+_BACKFILL_ROUND_EVENTS = 200_000
+_BACKFILL_EPOCH = timedelta(seconds=5)
+_LATE_SHARE_ACCEPTED = 0.01
+_VERSION_FINAL_BIT = 1 << 63
+_VERSION_GENERATION_SHIFT = 48
+
+
+def run(settings: Settings) -> int:
+    """Run the engine until SIGTERM or Ctrl-C; the exit code.
+
+    Raises:
+        LivePulseError: it could not start, or had to stop.
+    """
+    drain = threading.Event()
+    recovery = RecoveryDir(settings.recovery_path)
+    with recovery.lock(), _store(settings) as address, _signals(drain):
+        while not drain.is_set():
+            lanes = _wait_for_lanes(settings, drain)
+            if not lanes:
+                break
+            plan = _prepare(settings, recovery, address, lanes)
+            outcome = work(plan, drain) if settings.workers == 1 else _supervise(plan, drain)
+            if outcome is Outcome.TOPOLOGY_CHANGED:
+                log.info("partitions or topics have come: the workers take them in")
+    log.info("stopped; nothing to replay")
+    return OK
+
+
+def _prepare(settings: Settings, recovery: RecoveryDir, address: StoreAddress, lanes: frozenset[Lane]) -> WorkerPlan:
+    """Decide where to start and what generation it is."""
+    if missing := absent_topics(lanes):
+        log.info("topics absent; they are read once they come", topics=missing)
+    store = address.connect()
+    try:
+        if not recovery.started:
+            if not store.is_empty():
+                raise Stop(
+                    f"the store {settings.store} has rows but {recovery.path} has no recovery state: reading from {settings.from_} "
+                    "would count events again. Restore the recovery directory, or start with an empty store"
+                )
+            recovery.begin(settings.shards, first_offsets(settings, lanes))
+        stored = (store.max_version() & ~_VERSION_FINAL_BIT) >> _VERSION_GENERATION_SHIFT
+    finally:
+        store.close()
+    generation, offsets = recovery.raise_generation(settings.shards, stored)
+    AlignmentBoard.create(recovery.alignment_path, settings.workers)
+    addresses = tuple(f"127.0.0.1:{port}" for port in _free_ports(settings.workers)) if settings.workers > 1 else ()
+    return WorkerPlan(settings, 0, addresses, tuple(sorted(lanes)), generation, offsets, address, recovery.path)
+
+
+def _supervise(plan: WorkerPlan, drain: threading.Event) -> Outcome:
+    """Run all workers; when one ends, so do the others.
+
+    Raises:
+        Stop: a worker failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=process_main, args=(_of_worker(plan, index),), name=f"livepulse-worker-{index}")
+        for index in range(plan.settings.workers)
+    ]
+    for process in workers:
+        process.start()
+    told = False
+    while alive := [p for p in workers if p.is_alive()]:
+        if drain.is_set() and not told:
+            told = True
+            for process in alive:
+                process.terminate()
+        codes = [p.exitcode for p in workers if p.exitcode is not None]
+        if any(code not in (Outcome.DRAINED.value, Outcome.TOPOLOGY_CHANGED.value) for code in codes):
+            for process in alive:
+                process.kill()
+        time.sleep(0.05)
+    codes = [p.exitcode for p in workers]
+    if all(code in (Outcome.DRAINED.value, Outcome.TOPOLOGY_CHANGED.value) for code in codes):
+        return Outcome.TOPOLOGY_CHANGED if Outcome.TOPOLOGY_CHANGED.value in codes else Outcome.DRAINED
+    raise Stop(f"workers ended with exit codes {codes}; what they said stands above. State is kept: start again to resume")
+
+
+def _of_worker(plan: WorkerPlan, index: int) -> WorkerPlan:
+    return WorkerPlan(
+        plan.settings, index, plan.addresses, plan.lanes, plan.generation, plan.first_offsets, plan.store, plan.recovery
+    )
+
+
+def _wait_for_lanes(settings: Settings, drain: threading.Event) -> frozenset[Lane]:
+    """The partitions there are; waits while there are none, so that the engine may be started before the topics."""
+    told = False
+    while not (lanes := list_lanes(settings)):
+        if not told:
+            told = True
+            names = ", ".join(settings.topic(name) for name in absent_topics(()))
+            log.warning("none of the topics exists yet; waiting", brokers=settings.brokers, topics=names)
+        if drain.wait(2):
+            break
+    return lanes
+
+
+@contextmanager
+def _store(settings: Settings, *, replace: bool = False) -> Iterator[StoreAddress]:
+    """The store, up and migrated; an embedded one is started and, if it was us who started it, stopped."""
+    started: embedded.Embedded | None = None
+    if settings.is_server:
+        address = StoreAddress(settings.store, settings.store_user or "default", settings.password(), settings.database)
+    else:
+        started = embedded.start(settings.store_dir, die_with_parent=True)
+        address = StoreAddress(started.url, started.user, started.token, settings.database)
+    try:
+        store = address.connect()
+        try:
+            store.migrate(events_ttl_days=settings.events_ttl_days, replace=replace)
+        finally:
+            store.close()
+        yield address
+    finally:
+        if started is not None:
+            started.stop()
+
+
+@contextmanager
+def _signals(drain: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT drain: the second one of them still does nothing worse."""
+    before = {n: signal.signal(n, lambda *_: drain.set()) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def backfill(files: Sequence[Path], settings: Settings, *, replace: bool = False, allow_late: bool = False) -> int:
+    """Run the engine over bounded files in event time to the end; the exit code.
+
+    Raises:
+        LivePulseError: a file cannot be read, or the store is not empty.
+    """
+    if not files:
+        raise Usage("name at least one file of events: livepulse backfill events.ndjson")
+    for path in files:
+        if not path.is_file():
+            raise Usage(f"{path}: no such file")
+    with _store(settings, replace=replace) as address:
+        store = address.connect()
+        empty = store.is_empty()
+        store.close()
+        if not empty:
+            raise Usage(f"the store {settings.store} is not empty: --replace empties it first, or name another with --store")
+        feed = _backfill_into(files, settings, address)
+    return _judge_lateness(feed, settings, allow_late=allow_late)
+
+
+def _backfill_into(files: Sequence[Path], settings: Settings, address: StoreAddress) -> FileFeed:
+    bounds = time_bounds(settings)
+    intake = Intake(bounds, AlignmentBoard(None, 0, 1), 0, follow_clock=False)
+    builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
+    feed = FileFeed(files, intake, builder, batch_lines=settings.batch_messages, max_waiting=400_000, clock=now_ms)
+    run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True)
+    config = step_config(settings, sources=1, generation=1, state_dir=None)
+    flow = build(IntakeSource(run, feed.names), RowsSink(address.connect, owner=True), config)
+    began = time.monotonic()
+    try:
+        run_main(flow, epoch_interval=_BACKFILL_EPOCH)
+    except BaseException as error:
+        raise ours(error) from error
+    finally:
+        feed.close()
+    seconds = time.monotonic() - began
+    log.info("backfill done", lines=feed.lines, seconds=round(seconds, 2), lines_per_s=round(feed.lines / max(seconds, 1e-9)))
+    return feed
+
+
+def _judge_lateness(feed: FileFeed, settings: Settings, *, allow_late: bool) -> int:
+    if feed.late <= feed.lines * _LATE_SHARE_ACCEPTED or allow_late:
+        return OK
+    would_do = format_duration(feed.worst_lateness_ms)
+    log.error(
+        f"{feed.late} of {feed.lines} events are late under --out-of-orderness {format_duration(settings.out_of_orderness_ms)}: "
+        f"they are in late_events and count nowhere. --out-of-orderness {would_do} would do; --allow-late accepts the loss"
+    )
+    return CHECK_FAILED
+
+
+_ = DependencyDown

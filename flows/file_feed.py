@@ -1,0 +1,147 @@
+"""Reads event files for a backfill: NDJSON, plain, `.gz` or `.zst`. Each file is one partition, numbered from 0."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+import polars as pl
+import zstandard
+
+from flows.errors import Usage
+from flows.intake import Intake
+from flows.messages import MIN_TIME
+from flows.parts import MINUTE_MS, Messages, PartBuilder
+from flows.source import PartitionState
+
+_FIRST_LINES = 2_000
+_MAX_LINE_BYTES = 64 << 20
+
+
+def open_lines(path: Path) -> IO[bytes]:
+    """A file of lines, decompressed by its name's ending.
+
+    Raises:
+        Usage: the file cannot be read.
+    """
+    try:
+        if path.suffix == ".gz":
+            return cast("IO[bytes]", gzip.open(path, "rb"))
+        raw = path.open("rb")
+    except OSError as error:
+        raise Usage(f"cannot read {path}: {error.strerror or error}") from error
+    if path.suffix in {".zst", ".zstd"}:
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 20)
+    return raw
+
+
+def read_batches(path: Path, size: int) -> Iterator[list[bytes]]:
+    """Lines without their ends, in batches."""
+    with open_lines(path) as file:
+        while lines := list(itertools.islice(file, size)):
+            yield [line.rstrip(b"\r\n") for line in lines]
+
+
+class FileFeed:
+    """A thread that reads the files in turn, a batch of each, and puts their parts into the intake."""
+
+    def __init__(
+        self, files: Sequence[Path], intake: Intake, builder: PartBuilder, *, batch_lines: int, max_waiting: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._files = {file_name(i): path for i, path in enumerate(files)}
+        self._intake, self._builder = intake, builder
+        self._batch, self._max_waiting, self._clock = batch_lines, max_waiting, clock
+        self._minute = clock() // MINUTE_MS * MINUTE_MS
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.topology_changed = False
+        self.failure: BaseException | None = None
+        self.lines = 0
+        self.late = 0
+        self.worst_lateness_ms = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The partitions, in the files' order."""
+        return list(self._files)
+
+    def open(self, name: str, state: PartitionState | None) -> None:
+        """Bytewax opens partitions one by one; reading starts with the last of them."""
+        assert state is None, "a backfill has no recovery"
+        self._intake.add(name, 0, MIN_TIME, self._clock())
+        if self._thread is None and len(self._intake.waiting()) == len(self._files):
+            self._thread = threading.Thread(target=self._guarded, name="read", daemon=True)
+            self._thread.start()
+
+    def commit(self, name: str, offset: int) -> None:
+        """Files have no consumer group."""
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(10)
+
+    def _guarded(self) -> None:
+        try:
+            self._read()
+        except BaseException as error:  # noqa: BLE001  # the dataflow's thread raises it again
+            self.failure = error
+
+    def _read(self) -> None:
+        lanes = {name: _Reader(index, read_batches(path, self._batch)) for index, (name, path) in enumerate(self._files.items())}
+        while lanes and not self._stop.is_set():
+            waiting = self._intake.waiting()
+            total = sum(waiting.values())
+            # The file with the least waiting is the one that may hold the others back.
+            name = min(lanes, key=lambda n: waiting[n])
+            if waiting[name] and total >= self._max_waiting:
+                self._stop.wait(0.002)
+                continue
+            lines = next(lanes[name].batches, None)
+            if lines is None:
+                del lanes[name]
+                self._intake.caught_up(name, caught_up=True)
+                continue
+            self._put(name, lanes[name], lines)
+
+    def _put(self, name: str, reader: _Reader, lines: list[bytes]) -> None:
+        now = self._clock()
+        count = len(lines)
+        decoded = self._builder.decoder.decode_lines(lines, now)
+        offsets = np.arange(reader.offset, reader.offset + count, dtype=np.int64)
+        minutes = np.full(count, self._minute, dtype=np.int64)
+        messages = Messages(reader.index, offsets, minutes, lines, now)
+        part = self._builder.build(messages, decoded, decoded.topics, reader.max_event_time)
+        reader.offset += count
+        reader.max_event_time = int(part.maxima[-1])
+        self.lines += count
+        self._count_late(part.late)
+        self._intake.put(name, part)
+
+    def _count_late(self, late: pl.DataFrame) -> None:
+        if late.height:
+            self.late += late.height
+            behind = cast("int", (late["max_event_time"] - late["event_time"]).max())
+            self.worst_lateness_ms = max(self.worst_lateness_ms, behind)
+
+
+class _Reader:
+    """Where one file stands."""
+
+    def __init__(self, index: int, batches: Iterator[list[bytes]]) -> None:
+        self.index, self.batches = index, batches
+        self.offset = 0
+        self.max_event_time = MIN_TIME
+
+
+def file_name(index: int) -> str:
+    """The lane of the file with this number."""
+    return f"file/{index:04d}"

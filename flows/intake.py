@@ -1,0 +1,177 @@
+"""What stands between the feed's threads and the dataflow: parts that wait, released in step of event time.
+
+Alignment: a partition with a backlog may run at most `alignment` ahead of the one furthest behind (over all workers),
+so that replaying a day takes the memory of living through it. The partition furthest behind can always go on.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from flows.messages import MAX_TIME, MIN_TIME, Slice, SourceProgress
+from flows.parts import Part
+from flows.watermark import PartitionTime, SourceClock, TimeBounds
+
+
+_CHUNK_MESSAGES = 5_000
+
+
+class AlignmentBoard:
+    """Each worker's least event time, shared between the worker processes of one machine through a small file."""
+
+    def __init__(self, path: Path | None, worker: int, workers: int) -> None:
+        self._worker = worker
+        if path is None:
+            self._slots = np.full(workers, MAX_TIME, dtype=np.int64)
+            return
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 8 * workers)
+        self._slots = np.frombuffer(self._map, dtype=np.int64)
+
+    @staticmethod
+    def create(path: Path, workers: int) -> None:
+        """A fresh board on which no worker holds another back."""
+        path.write_bytes(np.full(workers, MAX_TIME, dtype=np.int64).tobytes())
+
+    def least(self, mine: int) -> int:
+        """Publish this worker's least event time; the least of all."""
+        self._slots[self._worker] = mine
+        return int(self._slots.min())
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One partition: what waits, and where it stands."""
+
+    name: str
+    time: PartitionTime
+    next_offset: int
+    waiting: deque[Part] = field(default_factory=deque)
+    messages: int = 0  # in `waiting`
+    backlog: bool = True  # more is known to be in the log, or `waiting` is not empty
+
+    def front(self) -> int:
+        """The event time that this partition would be at after one more message."""
+        if self.waiting:
+            return int(self.waiting[0].maxima[1])
+        return self.time.max_event_time
+
+
+class Intake:
+    """Lanes of parts, one for each partition of this worker. Feed threads `put`; the dataflow's thread `take`s."""
+
+    def __init__(self, bounds: TimeBounds, board: AlignmentBoard, worker: int, *, follow_clock: bool) -> None:
+        self._bounds = bounds
+        self._board = board
+        self._worker = worker
+        self._clock = SourceClock(bounds)
+        self._lanes: dict[str, _Lane] = {}
+        self._lock = threading.Lock()
+        self._follow_clock = follow_clock  # false for bounded input, which has no idleness
+        self.arrived = threading.Event()
+        self.lag_ms = 0
+
+    def add(self, name: str, next_offset: int, max_event_time: int, now: int) -> None:
+        """Open a lane for a partition that resumes at these."""
+        time = PartitionTime(max_event_time, last_message=now)
+        with self._lock:
+            self._lanes[name] = _Lane(name, time, next_offset)
+            self._clock.partitions[name] = time
+
+    def put(self, name: str, part: Part) -> None:
+        """A part to wait for its release (feed thread)."""
+        with self._lock:
+            lane = self._lanes[name]
+            lane.waiting.append(part)
+            lane.messages += len(part)
+        self.arrived.set()
+
+    def caught_up(self, name: str, *, caught_up: bool, ended: bool = False) -> None:
+        """Whether the feed has read the partition to its present end (feed thread)."""
+        with self._lock:
+            lane = self._lanes[name]
+            lane.backlog = not caught_up
+            lane.time.caught_up = caught_up and not lane.waiting
+            if ended and not lane.waiting:
+                lane.time.ended = True
+
+    def waiting(self) -> dict[str, int]:
+        """Messages that wait, by partition."""
+        return {name: lane.messages for name, lane in self._lanes.items()}
+
+    def starved(self) -> bool:
+        """Whether nothing that waits may be released: the feed must read on."""
+        with self._lock:
+            limit = self._limit()
+            return not any(
+                lane.waiting and min(lane.front(), lane.time.max_event_time) <= limit for lane in self._lanes.values()
+            )
+
+    def lagging(self, limit_ms: int) -> bool:
+        """Whether a backlog older than `limit_ms` is being worked off."""
+        return self.lag_ms > limit_ms and any(lane.backlog or lane.waiting for lane in self._lanes.values())
+
+    def positions(self) -> dict[str, tuple[int, int]]:
+        """Per partition: offset of the next message to release, greatest event time released."""
+        return {name: (lane.next_offset, lane.time.max_event_time) for name, lane in self._lanes.items()}
+
+    def _limit(self) -> int:
+        fronts = [lane.front() for lane in self._lanes.values() if lane.backlog or lane.waiting]
+        mine = min(fronts, default=MAX_TIME)
+        least = self._board.least(mine)
+        return least if least in (MIN_TIME, MAX_TIME) else least + self._bounds.alignment
+
+    def take(self, name: str, most: int, now: int) -> Slice | None:
+        """The next messages of a partition that may go, at most `most` of them; None when it must wait."""
+        with self._lock:
+            lane = self._lanes[name]
+            if not lane.waiting or most <= 0:
+                return None
+            part, limit = lane.waiting[0], self._limit()
+            count = part.up_to(limit)
+            if lane.time.max_event_time <= limit:
+                # Sparse history: a chunk of messages may overshoot, else a round would advance by minutes of silence.
+                count = max(count, min(len(part), _CHUNK_MESSAGES))
+            count = min(count, most)
+            if count == 0:
+                return None
+            if count < len(part):
+                part, lane.waiting[0] = part.split(count)
+            else:
+                lane.waiting.popleft()
+            lane.messages -= count
+            lane.next_offset = part.next_offset
+            lane.time.max_event_time = int(part.maxima[-1])
+            lane.time.last_message = now
+            lane.time.caught_up = not lane.backlog and not lane.waiting
+        return part.slice()
+
+    def position(self, name: str) -> tuple[int, int]:
+        """(next offset, greatest event time) of one partition, as released."""
+        lane = self._lanes[name]
+        return lane.next_offset, lane.time.max_event_time
+
+    def finish(self, name: str) -> bool:
+        """Mark a bounded partition as ended if all of it was released; whether it was."""
+        with self._lock:
+            lane = self._lanes[name]
+            if lane.waiting or lane.backlog:
+                return False
+            lane.time.ended = lane.time.caught_up = True
+            return True
+
+    def progress(self, now: int, *, early: bool) -> SourceProgress:
+        """Where this worker's partitions stand."""
+        with self._lock:
+            if self._follow_clock:
+                watermark, idle = self._clock.advance(now)
+            else:
+                watermark, idle = self._clock.advance(0)
+            end = all(lane.time.ended for lane in self._lanes.values())
+            return SourceProgress(self._worker, watermark, idle, now, early, end, self._clock.last_event_time)

@@ -1,0 +1,134 @@
+"""Which partitions there are, where to start them, and when not to start at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from flows.errors import DependencyDown, Stop
+from flows.kafka_feed import TUNING, KafkaFeed, lane_name
+from flows.messages import MIN_TIME
+from flows.settings import Settings
+from flows.source import PartitionState
+from schemas.events import TOPICS
+
+log = structlog.get_logger()
+
+_TIMEOUT_SECONDS = 15.0
+_OFFSET_END = -1  # what offsets_for_times answers when no message is that young
+
+Lane = tuple[str, int]
+"""(topic by contract, partition)."""
+
+
+def list_lanes(settings: Settings) -> frozenset[Lane]:
+    """Every partition of the contract's topics that the broker has.
+
+    Raises:
+        DependencyDown: no broker answers.
+    """
+    try:
+        metadata = AdminClient(settings.client_properties()).list_topics(timeout=_TIMEOUT_SECONDS)
+    except KafkaException as error:
+        raise DependencyDown(
+            f"no Kafka broker answers at {settings.brokers} ({error.args[0].str()}); start one (make kafka) or set --brokers"
+        ) from None
+    found = ((name, metadata.topics.get(settings.topic(name))) for name in TOPICS)
+    return frozenset((name, p) for name, topic in found if topic is not None and not topic.error for p in topic.partitions)
+
+
+def absent_topics(lanes: Iterable[Lane]) -> list[str]:
+    """The contract's topics without a partition."""
+    have = {topic for topic, _ in lanes}
+    return [name for name in TOPICS if name not in have]
+
+
+def make_consumer(settings: Settings) -> Consumer:
+    """A consumer that commits nothing by itself, reports the ends of partitions and never jumps on a lost offset."""
+    return Consumer(
+        {
+            **TUNING,
+            **settings.client_properties(),
+            "group.id": settings.group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+        }
+    )
+
+
+def first_offsets(settings: Settings, lanes: Iterable[Lane]) -> dict[str, int]:
+    """Lane name → offset at which a first start begins (setting `from`)."""
+    consumer = make_consumer(settings)
+    try:
+        start = settings.start
+        offsets: dict[str, int] = {}
+        for topic, partition in sorted(lanes):
+            place = TopicPartition(settings.topic(topic), partition)
+            low, high = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS)
+            if isinstance(start, int):
+                place.offset = start
+                found = consumer.offsets_for_times([place], timeout=_TIMEOUT_SECONDS)[0].offset
+                offsets[lane_name(topic, partition)] = high if found == _OFFSET_END else found
+            else:
+                offsets[lane_name(topic, partition)] = low if start == "earliest" else high
+        return offsets
+    finally:
+        consumer.close()
+
+
+class ResumingFeed:
+    """Opens partitions of a Kafka feed at checked offsets (the `Feed` of flows.source)."""
+
+    def __init__(
+        self, feed: KafkaFeed, consumer: Consumer, settings: Settings, first: dict[str, int],
+        record_loss: Callable[[str, int, int, int], None],
+    ) -> None:
+        self._feed, self._consumer, self._settings, self._first = feed, consumer, settings, first
+        self._record_loss = record_loss
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why a thread of the feed died."""
+        return self._feed.failure
+
+    @property
+    def topology_changed(self) -> bool:
+        """Whether topics or partitions have come since the start."""
+        return self._feed.topology_changed
+
+    def commit(self, name: str, offset: int) -> None:
+        """See `KafkaFeed.commit`."""
+        self._feed.commit(name, offset)
+
+    def open(self, name: str, state: PartitionState | None) -> None:
+        """Start to read at the recovered offset; a partition that is new begins at its first message.
+
+        Raises:
+            Stop: the offset is gone from Kafka, or beyond its end (the topic was made anew).
+        """
+        topic, number = name.rsplit("/", 1)
+        partition = int(number)
+        place = TopicPartition(self._settings.topic(topic), partition)
+        low, high = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS)
+        wanted = state.next_offset if state is not None else self._first.get(name, low)
+        if wanted < low or wanted > high:
+            gone = wanted < low
+            what = f"starts at {low}" if gone else f"ends at {high}: was the topic deleted and made anew?"
+            if not self._settings.accept_loss:
+                raise Stop(
+                    f"partition {partition} of topic {place.topic}: the next offset to read is {wanted}, but Kafka's log {what}. "
+                    f"Messages are missing; --accept-loss goes on at {low} and records the gap"
+                )
+            self._record_loss(topic, partition, wanted, low)
+            log.warning("offsets lost", topic=topic, partition=partition, wanted=wanted, low=low, high=high)
+            wanted = low
+        self._feed.add(topic, partition, wanted, state.max_event_time if state is not None else MIN_TIME)
+
+    def close(self) -> None:
+        """Stop the feed."""
+        self._feed.close()

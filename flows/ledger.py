@@ -1,0 +1,103 @@
+"""The ingest ledger: counts of every message by outcome, and the engine's own progress row.
+
+`consumed` is counted at the source, the outcomes where each is decided; that they add up is an audit, not a definition.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from flows.kernel import Progress
+from flows.messages import MAX_TIME, MIN_TIME
+from flows.parts import LEDGER_COUNTS, ledger_rows
+
+_KEY = ("topic", "partition", "minute")
+_SCHEMA = {"topic": pl.String, "partition": pl.Int32, "minute": pl.Int64, **dict.fromkeys(LEDGER_COUNTS, pl.Int64)}
+_EMIT_MS = 1_000
+_FORGET_MS = 30 * 86_400_000  # a minute this far behind the newest gets no more messages
+
+
+def outcome_counts(frame: pl.DataFrame, outcome: str, topics: pl.Series) -> pl.DataFrame:
+    """Ledger increments: the rows of `frame` (columns partition, minute) counted as `outcome`."""
+    counted = (
+        frame.select(topics.alias("topic"), "partition", "minute")
+        .group_by(_KEY)
+        .agg(pl.len().cast(pl.Int64).alias(outcome))
+    )
+    return ledger_rows(counted)
+
+
+class LedgerMerge:
+    """A merge kernel (flows.kernel.MergeKernel): sums increments per topic, partition and minute."""
+
+    name = "ledger"
+
+    def __init__(self) -> None:
+        self._totals = pl.DataFrame(schema=_SCHEMA)
+        self._fresh: list[pl.DataFrame] = []  # since the last snapshot or delta
+        self._changed: list[pl.DataFrame] = []  # keys since the last emission
+        self._emitted = 0
+
+    def fold(self, increments: list[pl.DataFrame]) -> None:
+        """Add counts."""
+        batch = _sum(increments)
+        self._totals = _sum([self._totals, batch])
+        self._fresh.append(batch)
+        self._changed.append(batch.select(_KEY))
+
+    def emit(self, progress: Progress) -> Mapping[str, pl.DataFrame]:
+        """Rows of `ingest_ledger` that changed, about once a second, and one of `engine_progress`."""
+        if not progress.end and progress.now - self._emitted < _EMIT_MS:
+            return {}
+        self._emitted = progress.now
+        rows: dict[str, pl.DataFrame] = {}
+        if self._changed:
+            keys = pl.concat(self._changed).unique()
+            self._changed = []
+            rows["ingest_ledger"] = self._totals.join(keys, on=list(_KEY), how="semi")
+        if progress.last_event_time > MIN_TIME:
+            watermark = progress.last_event_time if progress.watermark >= MAX_TIME else max(progress.watermark, 0)
+            rows["engine_progress"] = pl.DataFrame(
+                {
+                    "name": ["engine"],
+                    "last_event_time": [progress.last_event_time],
+                    "watermark": [watermark],
+                    "as_of": [progress.now],
+                }
+            )
+        newest = self._totals["minute"].max()
+        if isinstance(newest, int):
+            self._totals = self._totals.filter(pl.col("minute") >= newest - _FORGET_MS)
+        return rows
+
+    def snapshot(self) -> bytes:
+        """All counts kept."""
+        self._fresh = []
+        return _to_bytes(self._totals)
+
+    def delta(self) -> bytes:
+        """Counts added since the last snapshot or delta."""
+        if not self._fresh:
+            return b""
+        fresh, self._fresh = _sum(self._fresh), []
+        return _to_bytes(fresh)
+
+    def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
+        """Become the ledger that wrote these."""
+        frames = [pl.read_ipc(io.BytesIO(blob)) for blob in (snapshot, *deltas) if blob]
+        self._totals = _sum(frames) if frames else pl.DataFrame(schema=_SCHEMA)
+        # What was emitted since the last commit is emitted again, so nothing of it need be known here.
+        self._changed = [self._totals.select(_KEY)]
+
+
+def _sum(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(frames).group_by(_KEY).agg(pl.col(LEDGER_COUNTS).sum())
+
+
+def _to_bytes(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer)
+    return buffer.getvalue()

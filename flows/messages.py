@@ -1,0 +1,78 @@
+"""What travels between the steps of the dataflow. Plain picklable values: with several workers they cross processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+MIN_TIME = -(1 << 62)
+"""Before every event time: the watermark of a source that has seen nothing."""
+MAX_TIME = 1 << 62
+"""After every event time: the watermark of a source that has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProgress:
+    """Where one worker's partitions stand once the item that carries this has been folded. Times in epoch ms."""
+
+    worker: int
+    watermark: int  # least over the worker's active partitions
+    idle: bool  # all its partitions are idle and caught up, so the watermark follows the clock
+    now: int
+    early: bool
+    end: bool
+    last_event_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive messages of one partition, decoded and judged. Frames are None when empty.
+
+    `frame`: valid, on-time events; `late`, `dead`: rows for `late_events` and `dead_letters`; `ledger`: counts of these
+    messages per topic, partition and minute (consumed, late, rejected, filtered).
+    """
+
+    frame: pl.DataFrame | None
+    late: pl.DataFrame | None
+    dead: pl.DataFrame | None
+    ledger: pl.DataFrame | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """What a source partition emits: a slice (or None: a heartbeat) and the worker's progress after it."""
+
+    slice: Slice | None
+    progress: SourceProgress
+
+
+@dataclass(frozen=True, slots=True)
+class ShardItem:
+    """Events of one user shard, and the progress of the worker that routed them."""
+
+    shard: int
+    frame: pl.DataFrame | None
+    progress: SourceProgress
+
+
+@dataclass(frozen=True, slots=True)
+class MergeItem:
+    """Increments of one shard (or of the router, shard −1) for one family, and that shard's progress."""
+
+    family: str
+    shard: int
+    increments: list[pl.DataFrame] = field(default_factory=list)
+    watermark: int = MIN_TIME
+    now: int = 0
+    early: bool = False
+    end: bool = False
+    last_event_time: int = MIN_TIME
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows for a table of the store, with all of the table's columns."""
+
+    table: str
+    frame: pl.DataFrame

@@ -1,0 +1,133 @@
+"""The Bytewax source: one source partition for each Kafka partition (or file), offsets in its snapshot.
+
+The parts themselves are read, decoded and aligned by an intake and its feed; here they are only taken, in step with
+Bytewax's epochs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import msgspec
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from flows.errors import Stop
+from flows.intake import Intake
+from flows.messages import MIN_TIME, SourceItem
+
+_FORMAT = 1
+_IDLE_WAIT = timedelta(milliseconds=5)
+_HEARTBEAT_MS = 100
+
+
+class PartitionState(msgspec.Struct, frozen=True, array_like=True):
+    """What a source partition's snapshot holds."""
+
+    format: int
+    next_offset: int
+    max_event_time: int
+
+
+class Feed(Protocol):
+    """What fills an intake: Kafka or files."""
+
+    failure: BaseException | None
+    topology_changed: bool
+
+    def open(self, name: str, state: PartitionState | None) -> None:
+        """Start to read a partition, where `state` left off."""
+
+    def commit(self, name: str, offset: int) -> None:
+        """Everything below `offset` is in a committed epoch."""
+
+
+@dataclass(slots=True)
+class SourceRun:
+    """One worker's side of the source, shared by its partitions."""
+
+    intake: Intake
+    feed: Feed
+    clock: Callable[[], int]
+    early: Callable[[], bool]  # whether early rows are wanted now
+    batch_events: int  # most events taken in one round over the partitions
+    bounded: bool
+    drain: threading.Event = field(default_factory=threading.Event)  # stop cleanly, nothing to replay
+    _left: int = 0
+    _last_emit: int = 0
+    _served: set[str] = field(default_factory=set)
+
+    def take(self, name: str) -> list[SourceItem]:
+        """Items of one partition for this round; whoever finds the last emission too old adds a heartbeat."""
+        if self.feed.failure is not None:
+            raise self.feed.failure
+        now = self.clock()
+        if name in self._served or not self._served:
+            self._served.clear()
+            self._left = self.batch_events
+        self._served.add(name)
+        taken = self.intake.take(name, self._left, now)
+        if taken is None:
+            return [self.heartbeat()] if now - self._last_emit >= _HEARTBEAT_MS else []
+        if taken.frame is not None:
+            self._left -= taken.frame.height
+        self._last_emit = now
+        return [SourceItem(taken, self.intake.progress(now, early=self.early()))]
+
+    def heartbeat(self) -> SourceItem:
+        """Progress without messages."""
+        self._last_emit = self.clock()
+        return SourceItem(None, self.intake.progress(self._last_emit, early=self.early()))
+
+    def ending(self) -> bool:
+        """Whether the partitions must end now, with their state kept."""
+        return self.drain.is_set() or self.feed.topology_changed
+
+
+class _Partition(StatefulSourcePartition[SourceItem, bytes]):
+    def __init__(self, run: SourceRun, name: str) -> None:
+        self._run, self._name = run, name
+        self._committed = MIN_TIME
+        self._idle = self._ended = False
+
+    def next_batch(self) -> list[SourceItem]:
+        if self._ended or self._run.ending():
+            raise StopIteration
+        items = self._run.take(self._name)
+        self._idle = not items
+        if self._run.bounded and self._run.intake.finish(self._name):
+            # Say once more how things stand: the last partition to end lets every window close.
+            self._ended = True
+            return [*items, self._run.heartbeat()]
+        return items
+
+    def next_awake(self) -> datetime | None:
+        return datetime.now(UTC) + _IDLE_WAIT if self._idle else None
+
+    def snapshot(self) -> bytes:
+        # The state of the last snapshot is committed by now: an epoch's data is taken only after the one before it.
+        if self._committed != MIN_TIME:
+            self._run.feed.commit(self._name, self._committed)
+        offset, max_event_time = self._run.intake.position(self._name)
+        self._committed = offset
+        return msgspec.msgpack.encode(PartitionState(_FORMAT, offset, max_event_time))
+
+
+class IntakeSource(FixedPartitionedSource[SourceItem, bytes]):
+    """A Bytewax source over an intake. `names`: the partitions of this worker."""
+
+    def __init__(self, run: SourceRun, names: Sequence[str]) -> None:
+        self._run, self._names = run, list(names)
+
+    def list_parts(self) -> list[str]:
+        return self._names
+
+    def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> _Partition:
+        state = msgspec.msgpack.decode(resume_state, type=PartitionState) if resume_state is not None else None
+        if state is not None and state.format != _FORMAT:
+            raise Stop(f"source state of format {state.format}; this version reads {_FORMAT}")
+        self._run.feed.open(for_part, state)
+        return _Partition(self._run, for_part)

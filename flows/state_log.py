@@ -1,0 +1,151 @@
+"""Recovery state whose cost an epoch follows what changed, not how much there is.
+
+The state of one key (a shard, a family) is an append-only file: one snapshot of everything, then the delta of each
+epoch. What Bytewax stores is a manifest: the file's name and the length that is valid. A resume truncates the file to
+that length, which undoes what an epoch wrote that never committed. When deltas outgrow the snapshot the state is
+written whole to a new file; old files go once no manifest that could be resumed from names them.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from struct import Struct
+
+import msgspec
+
+from flows.errors import Stop
+from flows.kernel import Persistent
+
+FORMAT = 1
+_FRAME = Struct("<QI")  # payload length, CRC-32
+_COMPACT_MIN_BYTES = 4 << 20
+_COMPACT_RATIO = 2  # rewrite when the file is this many times its snapshot
+
+
+class Manifest(msgspec.Struct, frozen=True, array_like=True):
+    """What a snapshot of one key says: which file holds its state, and how much of it."""
+
+    format: int
+    key: str
+    file: str
+    length: int
+    facts: dict[str, int]  # the small numbers of a step: watermark, sequence
+
+
+class _Record(msgspec.Struct, array_like=True):
+    full: bool
+    parts: dict[str, bytes]
+
+
+@dataclass(slots=True)
+class StateLog:
+    """The file of one key. `directory=None` keeps nothing (backfill, tests without recovery)."""
+
+    directory: Path | None
+    key: str
+    fsync: bool = True
+    _file: str = ""
+    _length: int = 0
+    _snapshot_bytes: int = 0
+    _number: int = 0
+    _older: list[str] | None = None
+    bytes_written: int = 0
+
+    def write(self, parts: Mapping[str, Persistent], facts: dict[str, int]) -> bytes:
+        """Persist what changed since the last call; the manifest's bytes."""
+        if self.directory is None:
+            return b""
+        full = not self._file or self._length > max(_COMPACT_MIN_BYTES, _COMPACT_RATIO * self._snapshot_bytes)
+        take: Callable[[Persistent], bytes] = (lambda p: p.snapshot()) if full else (lambda p: p.delta())
+        blobs = {name: blob for name, part in parts.items() if (blob := take(part))}
+        if full:
+            self._start_file()
+        if full or blobs:
+            self._append(_Record(full, blobs))
+        if full:
+            self._snapshot_bytes = self._length
+        self._drop_old()
+        return msgspec.msgpack.encode(Manifest(FORMAT, self.key, self._file, self._length, facts))
+
+    def _start_file(self) -> None:
+        assert self.directory is not None
+        self._older = [*(self._older or []), self._file] if self._file else []
+        self._number += 1
+        # The process id keeps a file that a dead run left uncommitted from being taken for ours.
+        self._file = f"{self.key}.{self._number:06d}.{os.getpid()}.log"
+        self._length = 0
+
+    def _append(self, record: _Record) -> None:
+        assert self.directory is not None
+        payload = msgspec.msgpack.encode(record)
+        path = self.directory / self._file
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            blob = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+            view, at = memoryview(blob), self._length
+            while view:
+                done = os.pwrite(descriptor, view, at)
+                view, at = view[done:], at + done
+            if self.fsync:
+                os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        self._length = at
+        self.bytes_written += len(blob)
+
+    def _drop_old(self) -> None:
+        """Keep the two files before the current one: the epoch before the last may still be resumed from."""
+        assert self.directory is not None
+        older = self._older or []
+        for name in older[:-2]:
+            (self.directory / name).unlink(missing_ok=True)
+        self._older = older[-2:]
+
+    def resume(self, manifest: Manifest, parts: Mapping[str, Persistent]) -> None:
+        """Restore `parts` from the file that `manifest` names.
+
+        Raises:
+            Stop: the file is missing, shorter than the manifest says, damaged, or of another format.
+        """
+        if manifest.format != FORMAT:
+            raise Stop(f"recovery state of format {manifest.format}; this version reads {FORMAT}: start afresh or use the version that wrote it")
+        if self.directory is None:
+            raise Stop("there is recovery state but no directory to read it from")
+        path = self.directory / manifest.file
+        records = list(read_records(path, manifest.length))
+        if not records or not records[0].full:
+            raise Stop(f"recovery state {path} does not start with a snapshot: it is damaged; restore it from a backup")
+        for name, part in parts.items():
+            part.restore(records[0].parts.get(name, b""), [r.parts[name] for r in records[1:] if name in r.parts])
+        self._file, self._length = manifest.file, manifest.length
+        self._snapshot_bytes = _FRAME.size + len(msgspec.msgpack.encode(records[0]))
+        self._number = int(manifest.file.rsplit(".", 3)[1])
+        os.truncate(path, manifest.length)
+
+
+def read_records(path: Path, length: int) -> Iterator[_Record]:
+    """The records in the first `length` bytes of a state file, each checked against its CRC."""
+    try:
+        blob = path.read_bytes()
+    except FileNotFoundError:
+        raise Stop(f"recovery state {path} is missing: restore it from a backup, or start afresh on an empty store") from None
+    if len(blob) < length:
+        raise Stop(f"recovery state {path} has {len(blob)} bytes of {length}: it is damaged; restore it from a backup")
+    at = 0
+    while at < length:
+        size, crc = _FRAME.unpack_from(blob, at)
+        at += _FRAME.size
+        payload = blob[at : at + size]
+        if len(payload) != size or zlib.crc32(payload) != crc:
+            raise Stop(f"recovery state {path} is damaged at byte {at}: restore it from a backup")
+        at += size
+        yield msgspec.msgpack.decode(payload, type=_Record)
+
+
+def read_manifest(blob: bytes) -> Manifest:
+    """A manifest from a snapshot's bytes."""
+    return msgspec.msgpack.decode(blob, type=Manifest)

@@ -1,0 +1,165 @@
+"""One engine process: a Bytewax worker with its source, run until it is drained, fails, or partitions come."""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+from bytewax.recovery import RecoveryConfig
+from bytewax.testing import cluster_main, run_main
+
+from flows.dataflow import build
+from flows.errors import LivePulseError
+from flows.families import step_config, time_bounds, wanted_columns
+from flows.intake import AlignmentBoard, Intake
+from flows.kafka_feed import KafkaFeed, lane_name
+from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer
+from flows.parts import PartBuilder
+from flows.recovery import RecoveryDir
+from flows.settings import Settings
+from flows.source import IntakeSource, SourceRun
+from sinks.clickhouse import Store
+from sinks.rows_sink import RowsSink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = structlog.get_logger()
+
+_PR_SET_PDEATHSIG = 1
+_ROUND_EVENTS = 100_000
+_MAX_WAITING = 400_000
+
+
+class Outcome(enum.Enum):
+    """Why a worker ended without an error."""
+
+    DRAINED = 0
+    TOPOLOGY_CHANGED = 75
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where rows go."""
+
+    url: str
+    user: str
+    password: str
+    database: str
+
+    def connect(self) -> Store:
+        """A connection of one's own."""
+        return Store.connect(self.url, user=self.user, password=self.password, database=self.database)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """Everything that one worker process needs to know."""
+
+    settings: Settings
+    index: int
+    addresses: tuple[str, ...]  # of all workers; empty when there is one
+    lanes: tuple[Lane, ...]  # all workers' partitions
+    generation: int
+    first_offsets: dict[str, int]
+    store: StoreAddress
+    recovery: Path
+
+    @property
+    def own_lanes(self) -> list[Lane]:
+        """This worker's partitions."""
+        return list(self.lanes[self.index :: self.settings.workers])
+
+
+def now_ms() -> int:
+    """The ingest clock."""
+    return time.time_ns() // 1_000_000
+
+
+def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
+    """Run a worker until `drain` is set or partitions come.
+
+    Raises:
+        LivePulseError: the engine had to stop; its text says why.
+    """
+    settings = plan.settings
+    bounds = time_bounds(settings)
+    recovery = RecoveryDir(plan.recovery)
+    board = AlignmentBoard(recovery.alignment_path, plan.index, settings.workers)
+    intake = Intake(bounds, board, plan.index, follow_clock=True)
+    consumer = make_consumer(settings)
+    builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
+    feed = ResumingFeed(
+        KafkaFeed(
+            consumer, intake, builder,
+            prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
+            known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
+        ),
+        consumer, settings, plan.first_offsets, _loss_recorder(plan.store),
+    )  # fmt: skip
+    run = SourceRun(
+        intake, feed, now_ms, lambda: not intake.lagging(settings.backlog_after_ms), _ROUND_EVENTS, bounded=False, drain=drain
+    )
+    source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
+    sink = RowsSink(plan.store.connect, owner=plan.index == 0)
+    sources = min(settings.workers, len(plan.lanes))
+    config = step_config(settings, sources=sources, generation=plan.generation, state_dir=recovery.state_dir)
+    try:
+        _run(build(source, sink, config), plan, recovery.config())
+    except BaseException as error:
+        raise ours(error) from error
+    finally:
+        feed.close()
+    return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
+
+
+def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:
+    interval = timedelta(milliseconds=plan.settings.epoch_ms)
+    if plan.addresses:
+        cluster_main(flow, list(plan.addresses), plan.index, epoch_interval=interval, recovery_config=recovery)
+    else:
+        run_main(flow, epoch_interval=interval, recovery_config=recovery)
+
+
+def ours(error: BaseException) -> BaseException:
+    """The error of ours that Bytewax wrapped, or `error` itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, LivePulseError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return error
+
+
+def _loss_recorder(address: StoreAddress) -> Callable[[str, int, int, int], None]:
+    def record(topic: str, partition: int, wanted: int, found: int) -> None:
+        store = address.connect()
+        try:
+            store.record_loss(topic, partition, wanted, found)
+        finally:
+            store.close()
+
+    return record
+
+
+def process_main(plan: WorkerPlan) -> None:
+    """The main function of a worker process: ends with the outcome's value, or with an error's exit code."""
+    # A worker must not outlive the supervisor, which holds the lock.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    drain = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: drain.set())
+    try:
+        sys.exit(work(plan, drain).value)
+    except LivePulseError as error:
+        log.error("worker stopped", worker=plan.index, error=str(error))
+        sys.exit(error.exit_code)
