@@ -9,7 +9,8 @@ One item is one batch of columns, never one event.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import bytewax.operators as op
 import numpy as np
@@ -21,6 +22,7 @@ from flows.source import IntakeSource
 from flows.steps import LEDGER, ROUTER, MergeLogic, ShardLogic, StepConfig
 from sinks.rows_sink import RowsSink
 
+T = TypeVar("T")
 Routed = tuple[str, ShardItem | MergeItem | Rows]
 
 
@@ -29,16 +31,28 @@ def build(source: IntakeSource, sink: RowsSink, config: StepConfig) -> Dataflow:
     flow = Dataflow("livepulse")
     batches = op.input("source", flow, source)
     routed = op.flat_map_batch("route", batches, Router(config.shards))
-    shard_items = op.filter_map("to_shards", routed, lambda item: item if isinstance(item[1], ShardItem) else None)
+    shard_items = op.filter_map("to_shards", routed, _only(ShardItem))
     sharded = op.stateful_batch("shard", shard_items, lambda resumed: ShardLogic(config, resumed))
-    produced = op.map("from_shards", sharded, lambda item: item[1])
-    everything = op.merge("routed_and_sharded", routed, produced)
-    merge_items = op.filter_map("to_families", everything, lambda item: item if isinstance(item[1], MergeItem) else None)
-    merged = op.stateful_batch("merge", merge_items, lambda resumed: MergeLogic(config, resumed))
-    plain_rows = op.filter_map("plain_rows", everything, lambda item: item if isinstance(item[1], Rows) else None)
-    rows = op.merge("rows", merged, plain_rows)
-    op.output("store", rows, sink)
+    increments = op.filter_map("increments", op.map("of_shards", sharded, _value), _only(MergeItem))
+    counts = op.filter_map("counts", routed, _only(MergeItem))
+    merged = op.stateful_batch("merge", op.merge("families", counts, increments), lambda r: MergeLogic(config, r))
+    events = op.filter_map("events", op.map("of_shards_too", sharded, _value), _only(Rows))
+    judged = op.filter_map("judged", routed, _only(Rows))
+    op.output("store", op.merge("rows", merged, events, judged), sink)
     return flow
+
+
+def _value(item: tuple[str, tuple[str, T]]) -> tuple[str, T]:
+    """What a stateful step emitted, without the step's own key."""
+    return item[1]
+
+
+def _only(kind: type[T]) -> Callable[[tuple[str, object]], tuple[str, T] | None]:
+    def pick(item: tuple[str, object]) -> tuple[str, T] | None:
+        key, value = item
+        return (key, value) if isinstance(value, kind) else None
+
+    return pick
 
 
 class Router:

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -164,7 +165,10 @@ class KafkaFeed:
         if due:
             offsets = [self._topic_partition(name, offset) for name, offset in due.items()]
             try:
-                self._consumer.commit(offsets=offsets, asynchronous=not wait)
+                if wait:
+                    self._consumer.commit(offsets=offsets, asynchronous=False)
+                else:
+                    self._consumer.commit(offsets=offsets, asynchronous=True)
             except KafkaException as error:  # advisory: recovery offsets rule
                 log.warning("consumer group commit failed", error=str(error))
 
@@ -189,7 +193,7 @@ class KafkaFeed:
         decoded = self._builder.decoder.decode(
             topic, values, stamps if append_time else now, list(map(Message.key, messages))
         )
-        if append_time and (decoded.rejects["reason"] == Reason.FUTURE_TIME.value).any():
+        if append_time and (decoded.rejects["reason"] == Reason.TIME_IN_FUTURE.value).any():
             # `_stamps` gives lower bounds; only now is each message's own time worth its cost.
             exact = np.fromiter((m.timestamp()[1] for m in messages), dtype=np.int64, count=len(messages))
             decoded = self._builder.decoder.decode(topic, values, exact, None)
@@ -222,7 +226,7 @@ def _without_errors(messages: list[Message]) -> tuple[list[Message], dict[str, i
         if error is None:
             continue
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # the library's public name for it
-            ends[lane_name(message.topic(), message.partition())] = message.offset()
+            ends[lane_name(_topic(message), message.partition() or 0)] = message.offset() or 0
         elif error.fatal() or error.code() in _FATAL:
             raise KafkaException(error)
         else:
@@ -230,8 +234,11 @@ def _without_errors(messages: list[Message]) -> tuple[list[Message], dict[str, i
     return [m for m, error in zip(messages, errors, strict=True) if error is None], ends
 
 
+_topic = cast("Callable[[Message], str]", Message.topic)  # None only for messages that are errors of no partition
+
+
 def _by_topic(messages: list[Message]) -> list[tuple[str, list[Message]]]:
-    topics = list(map(Message.topic, messages))
+    topics = list(map(_topic, messages))
     names = sorted(set(topics))
     if len(names) == 1:
         return [(names[0], messages)]

@@ -31,7 +31,7 @@ def list_lanes(settings: Settings) -> frozenset[Lane]:
         DependencyDown: no broker answers.
     """
     try:
-        metadata = AdminClient(settings.client_properties()).list_topics(timeout=_TIMEOUT_SECONDS)
+        metadata = AdminClient({**settings.client_properties()}).list_topics(timeout=_TIMEOUT_SECONDS)
     except KafkaException as error:
         raise DependencyDown(
             f"no Kafka broker answers at {settings.brokers} ({error.args[0].str()}); start one (make kafka) or set --brokers"

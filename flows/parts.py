@@ -83,7 +83,7 @@ class Part:
 
     def slice(self) -> Slice:
         """What goes downstream."""
-        return Slice(*(_some(f) for f in (self.frame, self.late, self.dead)), self._ledger())
+        return Slice(_some(self.frame), _some(self.late), _some(self.dead), self._ledger())
 
     def _ledger(self) -> pl.DataFrame:
         if self.minutes[0] == self.minutes[-1] and self.topics.n_unique() == 1 and (self.minutes == self.minutes[0]).all():

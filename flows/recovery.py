@@ -70,14 +70,14 @@ class RecoveryDir:
 
     def config(self) -> RecoveryConfig:
         """Bytewax's view of it."""
-        return RecoveryConfig(str(self.path / "bytewax"))
+        return RecoveryConfig(str(self.path / "bytewax"))  # type: ignore[no-untyped-call]  # a native class
 
     def begin(self, shards: int, first_offsets: dict[str, int]) -> None:
         """Prepare a first start. Facts come last: without them the directory counts as empty."""
         (self.path / "bytewax").mkdir(mode=0o700, exist_ok=True)
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
         if not any((self.path / "bytewax").iterdir()):
-            init_db_dir(self.path / "bytewax", 1)
+            init_db_dir(self.path / "bytewax", 1)  # type: ignore[no-untyped-call]  # a native function
         self._write(_Facts(_FORMAT, shards, 0, first_offsets))
 
     def raise_generation(self, shards: int, at_least: int) -> tuple[int, dict[str, int]]:

@@ -125,6 +125,9 @@ class StateLog:
         self._snapshot_bytes = _FRAME.size + len(msgspec.msgpack.encode(records[0]))
         self._number = int(manifest.file.rsplit(".", 3)[1])
         os.truncate(path, manifest.length)
+        for other in self.directory.glob(f"{self.key}.*.log"):
+            if other != path:  # begun by a run that did not get to commit it, or already superseded
+                other.unlink()
 
 
 def read_records(path: Path, length: int) -> Iterator[_Record]:

@@ -135,20 +135,19 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         self._mark = CombinedWatermark(config.shards)
         if resumed is not None:
             manifest: Manifest = read_manifest(resumed)
-            kernel = self._open(manifest.key.removeprefix("family-"))
+            kernel, log = self._open(manifest.key.removeprefix("family-"))
             self._sequence = manifest.facts["sequence"]
             self._mark.watermark = manifest.facts["watermark"]
             self._mark.last_event_time = manifest.facts["last_event_time"]
-            assert self._log is not None
-            self._log.resume(manifest, {kernel.name: kernel})
+            log.resume(manifest, {kernel.name: kernel})
 
-    def _open(self, family: str) -> MergeKernel:
+    def _open(self, family: str) -> tuple[MergeKernel, StateLog]:
         self._kernel = self._config.merge_kernels[family]()
         self._log = StateLog(self._config.state_dir, f"family-{family}", self._config.fsync)
-        return self._kernel
+        return self._kernel, self._log
 
     def on_batch(self, values: list[MergeItem]) -> tuple[Iterable[Rows], bool]:
-        kernel = self._kernel or self._open(values[0].family)
+        kernel = self._kernel or self._open(values[0].family)[0]
         for item in values:
             if item.shard != ROUTER:
                 self._mark.report(
