@@ -1,4 +1,4 @@
-"""A Kafka broker for tests, `make kafka`, the demo and benchmarks: the real one, librdkafka's mock, or one that runs already.
+"""A Kafka broker for tests, the demo and benchmarks: the real one, librdkafka's mock, or one that runs already.
 
 The real one is Apache Kafka in KRaft mode on free loopback ports; its jars come once from Maven Central into a cache.
 The mock speaks the real protocol but keeps only the newest 5 MB of a partition and stamps no append time, so it serves
@@ -68,7 +68,9 @@ class _Closing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -126,8 +128,8 @@ class MockBroker(_Closing):
 class RealBroker(_Closing):
     """Apache Kafka in a process of its own, with its data in `home` (default: a temporary directory, removed at close).
 
-    Start it from the main thread: where `setpriv` is there, the broker ends when the thread that started it does, so that
-    a killed test run leaves no broker behind.
+    Start it from the main thread: where `setpriv` is there, the broker ends when the thread that started it does, so
+    that a killed test run leaves no broker behind.
     """
 
     kind = "real"
@@ -219,7 +221,9 @@ class RealBroker(_Closing):
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise DependencyDown(f"Kafka's storage could not be formatted: {done.stderr[-2000:] or done.stdout[-2000:]}")
+            raise DependencyDown(
+                f"Kafka's storage could not be formatted: {done.stderr[-2000:] or done.stdout[-2000:]}"
+            )
 
     def _log_end(self) -> str:
         return (self.home / "kafka.log").read_text(errors="replace")[-2000:]
@@ -345,7 +349,9 @@ def main() -> int:
         with RealBroker(port=port) as broker:
             broker.create_topics(TOPICS)
             print(f"Kafka {KAFKA} at {broker.address} with topics {', '.join(TOPICS)}; Ctrl-C ends it")
-            print(f"try: livepulse simulate --brokers {broker.address}   and   livepulse run --brokers {broker.address}")
+            print(
+                f"try: livepulse simulate --brokers {broker.address}   and   livepulse run --brokers {broker.address}"
+            )
             signal.pause()
     except KeyboardInterrupt:
         return 0

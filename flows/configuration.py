@@ -1,4 +1,4 @@
-"""Where settings come from: flag over environment over `livepulse.toml` over default, and errors that name all of it."""
+"""Where settings come from (flag over environment over `livepulse.toml` over default), and errors that say so."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIELDS: Final[dict[str, str]] = {outside_name(name): name for name in Settings.m
 def load_settings(
     flags: Mapping[str, object] | None = None, file: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """Settings from all sources. `flags`: field or outside name → value, None = not given. Raises `Usage`, `BadSetting`."""
+    """Settings from all sources. `flags`: field or outside name → value, None = not given. Raises `Usage`."""
     environ = os.environ if environ is None else environ
     file = file or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
     values: dict[str, Any] = {}

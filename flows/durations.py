@@ -8,20 +8,21 @@ from typing import Final
 
 UNIT_MS: Final = {"ms": 1, "s": 1_000, "min": 60_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|min|s|m|h|d)")
+_NO_DURATION: Final = "not a duration; write 500 (milliseconds), 30s, 5min, 1h or 10d"
 _MAX_MS: Final = 3_660 * UNIT_MS["d"]  # ten years: more is a unit mistaken
 
 
 def parse_duration(value: object) -> int:
     """Milliseconds of `500`, `"500"`, `"500ms"`, `"30s"`, `"5min"`, `"1h30min"`, `"10d"`. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("not a duration; write 500 (milliseconds), 30s, 5min, 1h or 10d")
+        raise ValueError(_NO_DURATION)  # noqa: TRY004 - pydantic turns only ValueError into a message
     text = str(value).strip().lower()
     if re.fullmatch(r"\d+", text):
         milliseconds = float(int(text[:20]))
     elif text and not _PART.sub("", text).strip():
         milliseconds = sum(float(number) * UNIT_MS[unit] for number, unit in _PART.findall(text))
     else:
-        raise ValueError("not a duration; write 500 (milliseconds), 30s, 5min, 1h or 10d")
+        raise ValueError(_NO_DURATION)
     if milliseconds > _MAX_MS:
         raise ValueError("longer than ten years; a number without a unit is in milliseconds")
     return round(milliseconds)
@@ -42,7 +43,9 @@ def parse_instant(text: str) -> int:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError("not a time; write 2026-02-01T08:00:00+08:00, 2026-02-01 (UTC) or epoch milliseconds") from error
+        raise ValueError(
+            "not a time; write 2026-02-01T08:00:00+08:00, 2026-02-01 (UTC) or epoch milliseconds"
+        ) from error
     if instant.tzinfo is None:
         if len(text) > len("2026-02-01"):
             raise ValueError("a time without a zone; end it with Z or +08:00")

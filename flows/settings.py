@@ -1,8 +1,8 @@
-"""Settings: flag over environment (`LIVEPULSE_…`) over `livepulse.toml` over default, each checked and explained.
+"""What a user may set: each setting once, with its default, its bounds and its meaning.
 
-`Settings(...)` is pure (tests build it directly); `load_settings(flags)` reads the environment and the file. A setting is
-stated once, here: flags, help, `config show` and docs/settings.md derive from the fields below. Outside of Python a
-setting's name has no `_ms` and no trailing underscore: `out_of_orderness = "5min"`, `--from`, `LIVEPULSE_FROM`.
+`Settings(...)` is pure; `flows.configuration.load_settings` reads flags, environment and `livepulse.toml`. Flags, help,
+`config show` and docs/settings.md derive from the fields below. Outside of Python a setting's name has no `_ms` and no
+trailing underscore: `out_of_orderness = "5min"`, `--from`, `LIVEPULSE_FROM`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,20 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from flows.durations import format_duration, parse_duration, parse_instant
+from flows.errors import BadSetting
 from schemas.events import DIMENSIONS, Limits
 
 FAMILIES: Final = ("activity", "heat", "funnel")
@@ -47,6 +58,12 @@ def _properties(value: object) -> object:
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
+def _horizon(earlier: dict[str, Any]) -> int:
+    """10 min, or as long as events may be late if that is longer."""
+    wait: int = earlier["out_of_orderness_ms"] + earlier["allowed_lateness_ms"]
+    return max(600_000, wait)
+
+
 DurationMs = Annotated[int, BeforeValidator(parse_duration)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Seconds = Annotated[tuple[int, ...], BeforeValidator(_listed)]
@@ -57,65 +74,106 @@ Properties = Annotated[dict[str, str], BeforeValidator(_properties)]
 class Settings(BaseModel):
     """Everything that a user may set. Fields `*_ms` are milliseconds and accept `"5min"`; immutable once built."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     # Kafka
-    brokers: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, several with commas between")
-    group: str = Field("livepulse", min_length=1, description="Consumer group whose offsets follow the engine (lag tools read them)")
-    kafka: Properties = Field(
-        default_factory=dict, repr=False,
-        description="More librdkafka properties, such as security.protocol, sasl.*, ssl.*; `<property>_file` reads the value from a file",
-    )  # fmt: skip
-    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", max_length=100, description="Put before each topic's name")
-    from_: str = Field("earliest", description="Where a first start begins: earliest, latest, or a time; later starts resume")
-    accept_loss: bool = Field(default=False, description="Go on although offsets needed are gone from Kafka; the gap is recorded")
-    batch_messages: int = Field(50_000, ge=1, le=1_000_000, description="Most messages that one fetch hands over at once")
+    brokers: str = "127.0.0.1:9092"
+    """Kafka brokers, host:port, several with commas between."""
+    group: str = Field("livepulse", min_length=1)
+    """Consumer group whose offsets follow the engine (lag tools read them)."""
+    kafka: Properties = Field({}, repr=False)
+    """More librdkafka properties, such as security.protocol, sasl.*, ssl.*; `<property>_file` reads one from a file."""
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    """Put before each topic's name."""
+    from_: str = "earliest"
+    """Where a first start begins: earliest, latest, or a time; later starts resume."""
+    accept_loss: bool = False
+    """Go on although offsets needed are gone from Kafka; the gap is recorded."""
+    batch_messages: int = Field(50_000, ge=1, le=1_000_000)
+    """Most messages that one fetch hands over at once."""
 
     # Store and recovery
-    store: str = Field("livepulse-data", min_length=1, description="A directory (embedded store) or http(s)://host:port of a ClickHouse server")
-    store_user: str = Field("", description="User at the ClickHouse server")
-    store_password: SecretStr | None = Field(None, description="Password at the ClickHouse server; better as a file")
-    store_password_file: Path | None = Field(None, description="File that holds the password at the ClickHouse server")
-    database: str = Field("livepulse", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$", description="ClickHouse database of tables and views")
-    recovery_dir: Path | None = Field(None, description="Where offsets and state are kept; default: `recovery` in the embedded store's directory")
-    state_fsync: bool = Field(default=True, description="Sync state to disk before an epoch counts as done (off: a power cut may need a replay)")
-    events_archive: bool = Field(default=True, description="Keep every accepted event in the view `events`")
-    events_ttl_days: int = Field(0, ge=0, le=36_500, description="Days that `events` keeps a row after its ingestion; 0: for ever")
+    store: str = Field("livepulse-data", min_length=1)
+    """A directory (embedded store) or http(s)://host:port of a ClickHouse server."""
+    store_user: str = ""
+    """User at the ClickHouse server."""
+    store_password: SecretStr | None = None
+    """Password at the ClickHouse server; better as a file."""
+    store_password_file: Path | None = None
+    """File that holds the password at the ClickHouse server."""
+    database: str = Field("livepulse", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    """ClickHouse database of tables and views."""
+    recovery_dir: Path | None = None
+    """Where offsets and state are kept; default: `recovery` in the embedded store's directory."""
+    state_fsync: bool = True
+    """Sync state to disk before an epoch counts as done (off: a power cut may need a replay)."""
+    events_archive: bool = True
+    """Keep every accepted event in the view `events`."""
+    events_ttl_days: int = Field(0, ge=0, le=36_500)
+    """Days that `events` keeps a row after its ingestion; 0: for ever."""
 
     # Scale
-    workers: int = Field(1, ge=1, le=64, description="Engine processes; may change between starts")
-    shards: int = Field(16, ge=1, le=64, description="Slices of the state; fixed for the life of a recovery directory")
-    epoch_ms: DurationMs = Field(1_000, ge=50, le=60_000, description="How often offsets, state and rows are made durable together")
+    workers: int = Field(1, ge=1, le=64)
+    """Engine processes; may change between starts."""
+    shards: int = Field(16, ge=1, le=64)
+    """Slices of the state; fixed for the life of a recovery directory."""
+    epoch_ms: DurationMs = Field(1_000, ge=50, le=60_000)
+    """How often offsets, state and rows are made durable together."""
 
     # Meaning of events
-    platform_zone: str = Field("Asia/Shanghai", description="IANA zone of the platform: hours and days of basis `platform`")
-    currency: str = Field("CNY", pattern=r"^[A-Z]{3}$", description="Currency that amounts are summed in (ISO 4217)")
-    filter_platforms: Names = Field((), description="Only these platforms count, others are ledgered as filtered; empty: all")
-    min_event_time: str = Field("2005-01-01", description="Events from before are rejected")
-    max_future_ms: DurationMs = Field(600_000, description="Events further ahead of the clock than this are rejected")
+    platform_zone: str = "Asia/Shanghai"
+    """IANA zone of the platform: hours and days of basis `platform`."""
+    currency: str = Field("CNY", pattern=r"^[A-Z]{3}$")
+    """Currency that amounts are summed in (ISO 4217)."""
+    filter_platforms: Names = ()
+    """Only these platforms count, others are ledgered as filtered; empty: all."""
+    min_event_time: str = "2005-01-01"
+    """Events from before are rejected."""
+    max_future_ms: DurationMs = 600_000
+    """Events further ahead of the clock than this are rejected."""
 
     # Time
-    out_of_orderness_ms: DurationMs = Field(300_000, description="How long a window waits for events that come out of order")
-    allowed_lateness_ms: DurationMs = Field(0, description="How much later still an event may come and correct final rows")
-    dedupe: bool = Field(default=True, description="Count events with the same event_id once")
-    dedupe_horizon_ms: DurationMs = Field(600_000, description="Event time over which ids are remembered; at least out_of_orderness + allowed_lateness")
-    idle_timeout_ms: DurationMs = Field(30_000, ge=1_000, description="A caught-up partition without messages for this long holds no window open")
-    alignment_ms: DurationMs = Field(120_000, ge=1_000, description="Partitions further ahead in event time than this wait for the others")
-    reopen_ms: DurationMs = Field(3_600_000, description="How long an on-time event may re-open a window that idleness closed")
-    early_interval_ms: DurationMs = Field(500, ge=50, description="How often rows of open windows are refreshed")
-    backlog_after_ms: DurationMs = Field(10_000, ge=100, description="No early rows while the engine is further behind than this")
+    out_of_orderness_ms: DurationMs = 300_000
+    """How long a window waits for events that come out of order."""
+    allowed_lateness_ms: DurationMs = 0
+    """How much later still an event may come and correct final rows."""
+    dedupe: bool = True
+    """Count events with the same event_id once."""
+    dedupe_horizon_ms: DurationMs = Field(default_factory=_horizon)
+    """Event time over which ids are remembered; never under out_of_orderness + allowed_lateness."""
+    idle_timeout_ms: DurationMs = Field(30_000, ge=1_000)
+    """A caught-up partition without messages for this long holds no window open."""
+    alignment_ms: DurationMs = Field(120_000, ge=1_000)
+    """Partitions further ahead in event time than this wait for the others."""
+    reopen_ms: DurationMs = 3_600_000
+    """How long an on-time event may re-open a window that idleness closed."""
+    early_interval_ms: DurationMs = Field(500, ge=50)
+    """How often rows of open windows are refreshed."""
+    backlog_after_ms: DurationMs = Field(10_000, ge=100)
+    """No early rows while the engine is further behind than this."""
 
     # Families
-    families: Names = Field(FAMILIES, description="Which families run: activity, heat, funnel")
-    dimensions: Names = Field(DIMENSIONS, description="Dimensions of active_users and active_hours, beside `all`")
-    dimension_cap: int = Field(10_000, ge=1, le=1_000_000, description="Values of a dimension beyond this fold into __other__")
-    windows_s: Seconds = Field((60, 3600), description="Window lengths of active_users in seconds, each a divisor of a day")
-    active_hours: bool = Field(default=True, description="Compute active_hours and its profile")
-    heat_half_life_ms: DurationMs = Field(21_600_000, ge=60_000, description="Half-life of a topic's heat")
-    heat_user_cap: int = Field(0, ge=0, description="Most weight that one user adds to a topic in a minute; 0: no cap")
-    room_memory_ms: DurationMs = Field(864_000_000, description="How long a user's first view of a room is remembered")
-    declare: Paths = Field((), description="TOML files with own funnels, heat weights, dimensions (see examples/)")
+    families: Names = FAMILIES
+    """Which families run: activity, heat, funnel."""
+    dimensions: Names = DIMENSIONS
+    """Dimensions of active_users and active_hours, beside `all`."""
+    dimension_cap: int = Field(10_000, ge=1, le=1_000_000)
+    """Values of a dimension beyond this fold into __other__."""
+    windows_s: Seconds = (60, 3600)
+    """Window lengths of active_users in seconds, each a divisor of a day."""
+    active_hours: bool = True
+    """Compute active_hours and its profile."""
+    heat_half_life_ms: DurationMs = Field(21_600_000, ge=60_000)
+    """Half-life of a topic's heat."""
+    heat_user_cap: int = Field(0, ge=0)
+    """Most weight that one user adds to a topic in a minute; 0: no cap."""
+    room_memory_ms: DurationMs = 864_000_000
+    """How long a user's first view of a room is remembered."""
+    declare: Paths = ()
+    """TOML files with own funnels, heat weights, dimensions (see examples/)."""
 
     @field_validator("platform_zone")
     @classmethod
@@ -174,7 +232,7 @@ class Settings(BaseModel):
 
     @field_validator("families", "dimensions")
     @classmethod
-    def _known_names(cls, names: tuple[str, ...], info: Any) -> tuple[str, ...]:  # noqa: ANN401 - pydantic's own type is internal
+    def _known_names(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         allowed = FAMILIES if info.field_name == "families" else DIMENSIONS
         for name in names:
             if name not in allowed:
@@ -189,30 +247,19 @@ class Settings(BaseModel):
                 raise ValueError(f"{length} s does not divide a day; write lengths such as 60, 300, 3600")
         return tuple(sorted(set(lengths)))
 
-    @model_validator(mode="before")
-    @classmethod
-    def _horizon_follows(cls, values: Any) -> Any:  # noqa: ANN401 - raw input of any type
-        """Unless it is given, the horizon grows with the time that events may be late."""
-        if isinstance(values, dict) and "dedupe_horizon_ms" not in values:
-            try:
-                wait = sum(parse_duration(values.get(name, default)) for name, default in
-                           (("out_of_orderness_ms", 300_000), ("allowed_lateness_ms", 0)))  # fmt: skip
-            except ValueError:
-                return values  # the field's own check names it
-            return {**values, "dedupe_horizon_ms": max(600_000, wait)}
-        return values
-
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         wait = self.out_of_orderness_ms + self.allowed_lateness_ms
         if self.dedupe and self.dedupe_horizon_ms < wait:
             raise ValueError(
-                f"dedupe_horizon {format_duration(self.dedupe_horizon_ms)} is under out_of_orderness + allowed_lateness = "
-                f"{format_duration(wait)}: an event could come again after its id was forgotten and count twice; "
-                f"set dedupe_horizon to {format_duration(wait)} or more"
+                f"dedupe_horizon {format_duration(self.dedupe_horizon_ms)} is under "
+                f"out_of_orderness + allowed_lateness = {format_duration(wait)}: an event could come again "
+                f"after its id was forgotten and count twice; set dedupe_horizon to {format_duration(wait)} or more"
             )
         if self.workers > self.shards:
-            raise ValueError(f"workers {self.workers} is over shards {self.shards}: some workers would idle; use fewer workers")
+            raise ValueError(
+                f"workers {self.workers} is over shards {self.shards}: some workers would idle; use fewer workers"
+            )
         if self.is_server and self.recovery_dir is None:
             raise ValueError("recovery_dir is needed with a ClickHouse server: name a directory on a durable disk")
         if self.store_password is not None and self.store_password_file is not None:
@@ -264,7 +311,7 @@ class Settings(BaseModel):
         properties = {"bootstrap.servers": self.brokers}
         for name, text in self.kafka.items():
             if name.endswith("_file"):
-                properties[name.removesuffix("_file")] = Path(text).expanduser().read_text().strip()
+                properties[name.removesuffix("_file")] = _secret(f"kafka.{name}", Path(text))
             else:
                 properties[name] = text
         return properties
@@ -272,7 +319,7 @@ class Settings(BaseModel):
     def password(self) -> str:
         """The store's password, from wherever it is kept; empty if none is set."""
         if self.store_password_file is not None:
-            return self.store_password_file.expanduser().read_text().strip()
+            return _secret("store_password_file", self.store_password_file)
         return self.store_password.get_secret_value() if self.store_password is not None else ""
 
     def sources(self) -> dict[str, str]:
@@ -282,6 +329,13 @@ class Settings(BaseModel):
     def shown(self) -> dict[str, object]:
         """Every setting under its outside name, durations spelled out, secrets masked: safe to print."""
         return {outside_name(name): shown_value(name, getattr(self, name)) for name in type(self).model_fields}
+
+
+def _secret(setting: str, file: Path) -> str:
+    try:
+        return file.expanduser().read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise BadSetting(setting, str(file), f"cannot be read: {error.strerror or error}") from error
 
 
 def outside_name(field: str) -> str:
