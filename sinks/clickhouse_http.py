@@ -1,0 +1,167 @@
+"""The part of ClickHouse's HTTP interface that the store speaks: requests into statements, errors into answers.
+
+Pure functions over what a request carries (no socket, no engine). Source of the protocol: ClickHouse documentation, "HTTP
+Interface", and `src/Server/HTTP/exceptionCodeToHTTPStatus.cpp` for the status of an error.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.parser import BytesParser
+from email.policy import HTTP
+from importlib import import_module
+from typing import Final
+from urllib.parse import parse_qsl
+
+from sinks.chdb_session import ClickHouseError
+
+TRANSPORT_PARAMETERS: Final = frozenset(
+    {"query", "database", "default_format", "user", "password", "query_id", "session_id", "session_timeout", "session_check",
+     "close_session", "quota_key", "role", "stacktrace", "buffer_size", "wait_end_of_query", "compress", "decompress",
+     "client_protocol_version", "enable_http_compression", "send_progress_in_http_headers", "http_compression",
+     "http_headers_progress_interval_ms", "http_zlib_compression_level"}
+)  # fmt: skip
+"""URL parameters that are not settings."""
+
+_STATUS: Final[Mapping[int, tuple[int, ...]]] = {
+    400: (6, 15, 16, 26, 27, 36, 38, 41, 44, 53, 62, 69, 72, 117, 131, 168, 235, 427, 441, 675, 676),
+    401: (194,),
+    403: (192, 193, 497, 512, 516),
+    404: (46, 47, 50, 56, 60, 63, 73, 78, 81, 115, 119, 220, 511),
+    408: (159,),
+    413: (307,),
+    501: (48,),
+    503: (202, 209, 439),
+}
+_STATUS_OF_CODE: Final = {code: status for status, codes in _STATUS.items() for code in codes}
+
+_SPACE: Final = rb"(?:\s|/\*.*?\*/|--[^\n]*\n)*"
+_NAME: Final = rb"(?:`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\"|[A-Za-z_]\w*)"
+_INSERT: Final = re.compile(
+    _SPACE + rb"INSERT\s+INTO\s+(?:TABLE\s+)?" + _NAME + rb"(?:\s*\.\s*" + _NAME + rb")?\s*"
+    rb"(?:\((?:" + _NAME + rb"|[\s,])*\))?\s*(?P<format>FORMAT\s+(?P<name>\w+))[ \t\f]*\r?\n?",
+    re.IGNORECASE | re.DOTALL,
+)  # fmt: skip
+_STARTS_WITH_INSERT: Final = re.compile(_SPACE + rb"INSERT\b", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, body decompressed. `settings` and `params` (for `{name:Type}`) come from the URL."""
+
+    parameters: Mapping[str, str]
+    settings: Mapping[str, str]
+    params: Mapping[str, str]
+    user: str
+    password: str
+    body: bytes
+
+    @property
+    def text(self) -> bytes:
+        """The statement: `query` of the URL, then the body, as ClickHouse joins them."""
+        query = self.parameters.get("query", "").encode()
+        return query + b"\n" + self.body if query and self.body else query or self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """An insert whose rows follow it. `statement` has neither FORMAT nor rows."""
+
+    statement: str
+    fmt: str
+    rows: bytes
+
+
+def request_of(target: str, headers: Mapping[str, str], body: bytes) -> Request:
+    """A request from its target (`/?a=b`), its headers (lower-case names) and its raw body.
+
+    Errors: `ClickHouseError` for a compression or a credential that cannot be read.
+    """
+    parameters = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
+    body = _decompressed(body, headers.get("content-encoding", ""))
+    if headers.get("content-type", "").startswith("multipart/form-data"):
+        parameters, body = {**parameters, **_form_fields(headers["content-type"], body)}, b""
+    user, password = _credentials(parameters, headers)
+    settings = {k: v for k, v in parameters.items() if k not in TRANSPORT_PARAMETERS and not k.startswith("param_")}
+    params = {k.removeprefix("param_"): v for k, v in parameters.items() if k.startswith("param_")}
+    for unsupported in ("compress", "decompress"):
+        if parameters.get(unsupported, "0") not in ("0", "false", ""):
+            raise ClickHouseError(
+                f"Code: 48. DB::Exception: {unsupported}=1 (ClickHouse's own block compression) is not spoken here; "
+                "use plain HTTP or Content-Encoding. (NOT_IMPLEMENTED)", 48, "NOT_IMPLEMENTED"
+            )  # fmt: skip
+    return Request(parameters, settings, params, user, password, body)
+
+
+def insert_of(request: Request) -> Insert | None:
+    """The insert of a request, or None when it is another statement (`INSERT … VALUES` and `… SELECT` are other)."""
+    text = request.text
+    if not _STARTS_WITH_INSERT.match(text):
+        return None
+    found = _INSERT.match(text)
+    if found is None:
+        return None
+    rows = text[found.end() :]
+    return Insert(text[: found.start("format")].decode(errors="replace").strip(), found.group("name").decode(), rows)
+
+
+def status_of(code: int) -> int:
+    """The HTTP status that ClickHouse answers an error with."""
+    return _STATUS_OF_CODE.get(code, 500)
+
+
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    """Undo `Content-Encoding`. lz4 and zstd come with clickhouse-connect and are loaded when a client speaks them."""
+    if encoding in ("", "identity") or not body:
+        return body
+    try:
+        if encoding == "gzip":
+            return gzip.decompress(body)
+        if encoding == "deflate":
+            return zlib.decompress(body)
+        if encoding == "lz4":
+            return bytes(import_module("lz4.frame").decompress(body))
+        if encoding == "zstd":
+            return bytes(import_module("backports.zstd").decompress(body))
+    except (OSError, EOFError, zlib.error, RuntimeError, ValueError, ImportError) as error:
+        raise ClickHouseError(f"Code: 354. DB::Exception: {encoding} body: {error}. (ZLIB_INFLATE_FAILED)", 354) from error
+    raise ClickHouseError(
+        f"Code: 48. DB::Exception: Content-Encoding {encoding!r} is not spoken here. (NOT_IMPLEMENTED)", 48, "NOT_IMPLEMENTED"
+    )
+
+
+def _form_fields(content_type: str, body: bytes) -> dict[str, str]:
+    """Fields of a multipart form: how clients send a query or parameters that are too long for a URL."""
+    head = f"Content-Type: {content_type}\r\nMIME-Version: 1.0\r\n\r\n".encode()
+    message = BytesParser(policy=HTTP).parsebytes(head + body)
+    fields: dict[str, str] = {}
+    for part in message.walk():
+        name = part.get_param("name", header="content-disposition")
+        if not isinstance(name, str):
+            continue
+        if part.get_filename() is not None:
+            raise ClickHouseError("Code: 48. DB::Exception: External data is not spoken here. (NOT_IMPLEMENTED)", 48, "NOT_IMPLEMENTED")
+        payload = part.get_payload(decode=True)
+        fields[name] = payload.decode() if isinstance(payload, bytes) else ""
+    return fields
+
+
+def _credentials(parameters: Mapping[str, str], headers: Mapping[str, str]) -> tuple[str, str]:
+    """User and password, from wherever ClickHouse takes them."""
+    scheme, _, encoded = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        try:
+            user, _, password = b64decode(encoded, validate=True).decode().partition(":")
+        except ValueError:
+            return "", ""
+        return user, password
+    if scheme.lower() == "bearer":
+        return "", encoded
+    if "x-clickhouse-user" in headers:
+        return headers["x-clickhouse-user"], headers.get("x-clickhouse-key", "")
+    return parameters.get("user", ""), parameters.get("password", "")

@@ -1,0 +1,286 @@
+"""The two HTTP endpoints of the embedded store: the engine's (token, read and write) and everybody's (read-only).
+
+A thread a connection, because a query blocks inside chDB anyway; results go out block by block, so that a large export
+does not take the memory of its result.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import secrets
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+from sinks import sql_guard
+from sinks.chdb_session import STREAMABLE, ClickHouseError, Database, Handle, Result, quote_name
+from sinks.clickhouse_http import Request, insert_of, request_of, status_of
+
+STORE_HEADER: Final = "X-LivePulse-Store"
+MAX_BODY_BYTES: Final = 1 << 30
+MAX_READ_BODY_BYTES: Final = 1 << 20
+_IO_TIMEOUT_SECONDS: Final = 600.0
+_VERDICTS: Final = 1024  # texts that passed are remembered: boards ask the same ones again and again
+_SELECT_FORMAT: Final = re.compile(r" Identifier (\w+)")
+_SELECT: Final = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n|\()*(?:SELECT|WITH|FROM)\b", re.IGNORECASE | re.DOTALL)
+_TAIL_FORMAT: Final = re.compile(r"\bFORMAT\s+(\w+)[\s;]*$", re.IGNORECASE)
+
+
+class Backend:
+    """The engine behind both ports."""
+
+    def __init__(self, directory: Path, database: str, caps: sql_guard.Caps, simultaneous_reads: int = 8) -> None:
+        self.name = secrets.token_hex(8)
+        self.database, self.caps = database, caps
+        self.engine = Database(directory / "clickhouse")
+        self.reads = threading.BoundedSemaphore(simultaneous_reads)
+        self._passed: dict[tuple[str, frozenset[tuple[str, str]]], None] = {}
+        with self.engine.handle() as handle:
+            handle.run(f"CREATE DATABASE IF NOT EXISTS {quote_name(database)}")
+            self.version = handle.run("SELECT version()").body.decode().strip()
+            self._table_functions = frozenset(
+                handle.run(
+                    "SELECT lower(name) FROM system.table_functions"
+                    " WHERE lower(name) NOT IN (SELECT lower(name) FROM system.functions)"
+                ).body.decode().split()
+            )  # fmt: skip
+
+    def guard(self, sql: str, handle: Handle, request: Request) -> None:
+        """Raise unless a reader may run `sql`."""
+        key = (sql, frozenset(request.params.items()))
+        if key in self._passed:
+            return
+        sql_guard.check(sql, handle, request.params, self._table_functions)
+        if len(self._passed) >= _VERDICTS:
+            self._passed.clear()
+        self._passed[key] = None
+
+
+class Endpoint(ThreadingHTTPServer):
+    """A port of the store. `token`: the password of a read-write endpoint, None for the read-only one."""
+
+    daemon_threads = True
+    allow_reuse_address = False
+
+    def __init__(self, address: tuple[str, int], store: Backend, token: str | None) -> None:
+        self.store, self.token = store, token
+        super().__init__(address, Exchange)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is nobody's error; anything else is printed."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """Requests of one connection."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "LivePulse"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
+    timeout = _IO_TIMEOUT_SECONDS
+    server: Endpoint
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent: the engine reports, not its store."""
+
+    def _answer(self) -> None:
+        try:
+            body = self._body()
+            self._check_host()
+            path = self.path.partition("?")[0]
+            if path not in ("/", ""):
+                self._plain(200 if path == "/ping" else 404, b"Ok.\n" if path == "/ping" else b"There is no handle " + path.encode() + b"\n")
+                return
+            request = request_of(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+            self._authenticate(request)
+            if not request.text.strip():
+                self._plain(200, b"Ok.\n")
+            elif self.server.token is None:
+                self._read(request)
+            else:
+                self._execute(request)
+        except ClickHouseError as error:
+            self._fail(error)
+
+    def _check_host(self) -> None:
+        """A page in a browser must not reach the store under a name of its own (DNS rebinding)."""
+        host = self.headers.get("Host", "127.0.0.1").rsplit(":", 1)[0]
+        if host not in ("127.0.0.1", "localhost", "[::1]", self.server.server_address[0]):
+            raise ClickHouseError(f"Code: 497. DB::Exception: host {host!r} is not this store. (ACCESS_DENIED)", 497, "ACCESS_DENIED")
+
+    def _authenticate(self, request: Request) -> None:
+        token = self.server.token
+        if token is not None and not hmac.compare_digest(request.password.encode(), token.encode()):
+            raise ClickHouseError(
+                f"Code: 516. DB::Exception: {request.user or 'default'}: Authentication failed: password is incorrect. (AUTHENTICATION_FAILED)",
+                516, "AUTHENTICATION_FAILED",
+            )  # fmt: skip
+
+    def _read(self, request: Request) -> None:
+        """One guarded statement."""
+        store = self.server.store
+        sql = request.text.decode(errors="replace")
+        settings = store.caps.settings(request.settings)
+        if not store.reads.acquire(timeout=10.0):
+            raise ClickHouseError(
+                "Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)", 202, "TOO_MANY_SIMULTANEOUS_QUERIES"
+            )
+        try:
+            with store.engine.handle() as handle:
+                self._use(handle, request)
+                handle.set(settings)
+                store.guard(sql, handle, request)
+                self._run(handle, sql, request)
+        finally:
+            store.reads.release()
+
+    def _execute(self, request: Request) -> None:
+        """Any statement of the engine's own."""
+        with self.server.store.engine.handle() as handle:
+            self._use(handle, request)
+            handle.set(request.settings)
+            insert = insert_of(request)
+            if insert is not None:
+                self._send(handle.insert(insert.statement, insert.fmt, insert.rows), None)
+            else:
+                self._run(handle, request.text.decode(errors="surrogateescape"), request)
+
+    def _use(self, handle: Handle, request: Request) -> None:
+        handle.use(request.parameters.get("database") or self.headers.get("X-ClickHouse-Database") or self.server.store.database)
+
+    def _run(self, handle: Handle, sql: str, request: Request) -> None:
+        """Run a statement and send its result: block by block where the format allows, else whole."""
+        default = request.parameters.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
+        fmt = _format_of(handle, sql, request, default)
+        if fmt in STREAMABLE and _SELECT.match(sql):
+            self._send_stream(handle.stream(sql, fmt, request.params), fmt)
+        else:
+            self._send(handle.run(sql, default, request.params), fmt)
+
+    def _send_stream(self, blocks: Iterator[bytes], fmt: str) -> None:
+        """The first blocks decide the status; an error after them can only break the body, as with ClickHouse."""
+        first = next(blocks, b"")
+        second = next(blocks, None)
+        if second is None:
+            self._send(Result(first), fmt)
+            return
+        self._head(200, fmt, None)
+        try:
+            for block in (first, second):
+                self._chunk(block)
+            for block in blocks:
+                self._chunk(block)
+        except ClickHouseError as error:
+            self._chunk(b"\n" + error.message.encode() + b"\n")
+            self.close_connection = True
+        else:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, block: bytes) -> None:
+        self.wfile.write(f"{len(block):x}\r\n".encode())
+        self.wfile.write(block)
+        self.wfile.write(b"\r\n")
+
+    def _send(self, result: Result, fmt: str | None) -> None:
+        summary = {
+            "read_rows": str(result.read_rows), "read_bytes": str(result.read_bytes), "written_rows": str(result.written_rows),
+            "written_bytes": str(result.written_bytes), "elapsed_ns": str(result.elapsed_ns),
+        }  # fmt: skip
+        self._head(200, fmt, len(result.body), {"X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))})
+        if self.command != "HEAD":
+            self.wfile.write(result.body)
+
+    def _fail(self, error: ClickHouseError) -> None:
+        body = f"{error.message} (version {self.server.store.version})\n".encode(errors="replace")
+        self._head(status_of(error.code), None, len(body), {"X-ClickHouse-Exception-Code": str(error.code or 1002)})
+        self.wfile.write(body)
+
+    def _plain(self, status: int, body: bytes) -> None:
+        self._head(status, None, len(body))
+        self.wfile.write(body)
+
+    def _head(self, status: int, fmt: str | None, length: int | None, extra: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", _content_type(fmt))
+        self.send_header("X-ClickHouse-Server-Display-Name", "livepulse")
+        self.send_header("X-ClickHouse-Timezone", "UTC")
+        self.send_header("X-ClickHouse-Query-Id", str(uuid.uuid4()))
+        self.send_header(STORE_HEADER, self.server.store.name)
+        if fmt is not None:
+            self.send_header("X-ClickHouse-Format", fmt)
+        for name, value in (extra or {}).items():
+            self.send_header(name, value)
+        if length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def _body(self) -> bytes:
+        """The raw body. One that is over the limit ends the connection, unread."""
+        limit = MAX_BODY_BYTES if self.server.token is not None else MAX_READ_BODY_BYTES
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            return b"".join(self._chunks(limit))
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > limit or length < 0:
+            raise self._too_large(limit)
+        return self.rfile.read(length)
+
+    def _chunks(self, limit: int) -> Iterator[bytes]:
+        total = 0
+        while size := int(self.rfile.readline(64).partition(b";")[0].strip() or b"0", 16):
+            total += size
+            if total > limit:
+                raise self._too_large(limit)
+            yield self.rfile.read(size)
+            self.rfile.readline(8)
+        while self.rfile.readline(1024).strip():
+            continue  # trailers
+
+    def _too_large(self, limit: int) -> ClickHouseError:
+        self.close_connection = True
+        return ClickHouseError(f"Code: 307. DB::Exception: a body may have {limit} bytes. (TOO_MANY_BYTES)", 307, "TOO_MANY_BYTES")
+
+
+def _format_of(handle: Handle, sql: str, request: Request, default: str) -> str | None:
+    """The format that a statement's result comes in; None when it has no result."""
+    if handle.classify(sql).kind != "READ_ONLY":
+        return None
+    if "format" not in sql.lower():
+        return default
+    if _SELECT.match(sql):  # children of the tree's root: the selects, then FORMAT's name and SETTINGS
+        tree = handle.syntax_tree(sql, request.params)
+        named = [found.group(1) for line in tree if (found := _SELECT_FORMAT.fullmatch(line))]
+        return named[-1] if named else default
+    written = _TAIL_FORMAT.search(sql)
+    return written.group(1) if written else default
+
+
+def _content_type(fmt: str | None) -> str:
+    """As ClickHouse names it."""
+    if fmt is None:
+        return "text/plain; charset=UTF-8"
+    if fmt.startswith("JSON"):
+        return "application/x-ndjson; charset=UTF-8" if fmt.endswith("EachRow") else "application/json; charset=UTF-8"
+    if fmt.startswith("CSV"):
+        return "text/csv; charset=UTF-8"
+    if fmt.startswith(("Tab", "TSV")):
+        return "text/tab-separated-values; charset=UTF-8"
+    return "text/plain; charset=UTF-8" if fmt.startswith(("Pretty", "Vertical", "Values", "Markdown")) else "application/octet-stream"

@@ -1,0 +1,99 @@
+"""Bring a database to the declared schema: create what is missing, add columns, renew views. Safe to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from schemas import ddl
+from schemas.tables import TABLES, Table
+from schemas.views import VIEWS
+
+
+class SchemaError(Exception):
+    """The database has a schema that this version can neither use nor mend."""
+
+
+class Asked(Protocol):
+    """Where statements go (`sinks.clickhouse.Store`)."""
+
+    def command(self, sql: str) -> None: ...
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]: ...
+
+
+def migrate(
+    store: Asked, place: ddl.Place, retain_days: Mapping[str, int], *, replace: bool = False, tables: Iterable[Table] = TABLES
+) -> None:
+    """Create or mend the database. `retain_days` by table name; `replace` drops everything of ours before.
+
+    Errors: `SchemaError` when a newer version made the database, or a column there has another type.
+    """
+    store.command(ddl.create_database(place))
+    tables = tuple(tables)
+    if replace:
+        _drop(store, place, tables)
+    store.command(ddl.create_versions(place))
+    made_by = _version(store, place)
+    if made_by > ddl.SCHEMA_VERSION:
+        raise SchemaError(
+            f"database {place.database} has schema {made_by}; this version of livepulse knows {ddl.SCHEMA_VERSION}: install a newer one"
+        )
+    there = _columns(store, place)
+    retained = _ttl_clauses(store, place)
+    for table in tables:
+        days = retain_days.get(table.name, 0)
+        if table.name not in there:
+            store.command(ddl.create_table(table, place, days))
+            continue
+        _mend(store, place, table, there[table.name])
+        wanted = f"TTL {ddl.ttl(table, days)}" if days else ""
+        if retained[table.name] != wanted:
+            store.command(ddl.modify_ttl(table, place, days))
+    for view in VIEWS:
+        store.command(ddl.create_view(view, place))
+    if made_by < ddl.SCHEMA_VERSION:
+        store.command(f"INSERT INTO {place.database}.{ddl.VERSIONS_TABLE} (version) VALUES ({ddl.SCHEMA_VERSION})")
+
+
+def _mend(store: Asked, place: ddl.Place, table: Table, types: Mapping[str, str]) -> None:
+    """Add columns that an older version's table lacks. Columns that this version does not know stay."""
+    for column in table.stored:
+        if column.name in types and types[column.name] != column.type:
+            raise SchemaError(
+                f"{place.database}.{table.name}.{column.name} is {types[column.name]} and not {column.type}: "
+                "name another database, or fill this one anew with --replace"
+            )
+    statement = ddl.add_columns(table, place, types)
+    if statement:
+        store.command(statement)
+
+
+def _drop(store: Asked, place: ddl.Place, tables: Iterable[Table]) -> None:
+    for view in VIEWS:
+        store.command(ddl.drop("VIEW", view.name, place))
+    for table in tables:
+        store.command(ddl.drop("TABLE", table.name, place))
+    store.command(ddl.drop("TABLE", ddl.VERSIONS_TABLE, place))
+
+
+def _version(store: Asked, place: ddl.Place) -> int:
+    return int(store.query(f"SELECT max(version) AS v FROM {place.database}.{ddl.VERSIONS_TABLE}")[0]["v"])
+
+
+def _columns(store: Asked, place: ddl.Place) -> dict[str, dict[str, str]]:
+    """Column types per table of the database."""
+    found: dict[str, dict[str, str]] = {}
+    sql = "SELECT table, name, type FROM system.columns WHERE database = {d:String}"
+    for row in store.query(sql, {"d": place.database}):
+        found.setdefault(row["table"], {})[row["name"]] = row["type"]
+    return found
+
+
+def _ttl_clauses(store: Asked, place: ddl.Place) -> dict[str, str]:
+    """The `TTL …` of each table, as ClickHouse writes it, or nothing."""
+    sql = (
+        "SELECT name, extract(create_table_query, ' (TTL .+?)(?: SETTINGS| COMMENT|$)') AS ttl"
+        " FROM system.tables WHERE database = {d:String}"
+    )
+    return {row["name"]: row["ttl"] for row in store.query(sql, {"d": place.database})}
