@@ -6,8 +6,6 @@ partition, chosen here, because which events are late is a function of each part
 
 from __future__ import annotations
 
-import gzip
-import io
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +16,7 @@ from threading import Event
 from typing import BinaryIO, Final, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
@@ -25,7 +24,7 @@ from confluent_kafka.admin import AdminClient
 from flows.broker import ExternalBroker
 from flows.errors import DependencyDown
 from flows.simulate_json import BAD, JsonWriter, bad_classes, bad_message
-from flows.simulate_traffic import Traffic, rows
+from flows.simulate_traffic import Events, Traffic, joined, rows
 from flows.simulate_truth import ACCEPTED, OUTCOMES, Expectation, Judge, Truth, partition_rows, planted
 from flows.simulate_world import Conversion, Int64s, Options
 from schemas.events import KIND, TOPICS
@@ -33,7 +32,7 @@ from schemas.events import KIND, TOPICS
 __all__ = ["Conversion", "Options", "Progress", "Truth", "simulate_to_files", "simulate_to_kafka"]
 
 FILES_START: Final = 1_767_571_200_000
-"""2026-01-05T00:00:00Z, a Monday: where files begin unless told otherwise, so that they depend on nothing but options."""
+"""2026-01-05T00:00:00Z, a Monday: where files begin by default, so that they follow from the options alone."""
 LIVE_STEP_MS: Final = 100
 _FLUSH_SECONDS: Final = 30.0
 _UNKNOWN: Final = len(TOPICS)  # topic of a file line that names none
@@ -59,7 +58,7 @@ class Batch:
 
 
 class Stream:
-    """Messages of one simulation, step by step, and their truth. `in_files`: lines of NDJSON files, else Kafka messages."""
+    """Messages of one simulation, step by step, and their truth. `in_files`: lines of files, else Kafka messages."""
 
     def __init__(self, options: Options, start: int, *, in_files: bool) -> None:
         self.options, self.in_files = options, in_files
@@ -91,7 +90,7 @@ class Stream:
         kinds = np.array([KIND[BAD[name].topic] for name in self._classes], dtype=np.int64)[bad]
         wrong = rows(len(bad), arrival=self._rng.integers(begin, time, len(bad)), kind=kinds, item=bad,
                      user=self._rng.integers(0, self.traffic.crowd.viewers, len(bad)))  # fmt: skip
-        events = np.concatenate((events, wrong))
+        events = joined([events, wrong])
         is_bad = np.arange(len(events)) >= len(events) - len(wrong)
         order = np.argsort(events["arrival"], kind="stable")[: self._room_left()]
         events, is_bad = events[order], is_bad[order]
@@ -131,29 +130,25 @@ class Stream:
     def _file(self, kind: int, partition: int) -> int:
         return partition + (kind * self.options.partitions if self._own_file(np.array([kind]))[0] else 0)
 
-    def _own_file(self, kinds: Int64s) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    def _own_file(self, kinds: Int64s) -> npt.NDArray[np.bool_]:
         return (kinds < _UNKNOWN) & self.options.file_per_topic
 
     def _room_left(self) -> int | None:
         return None if self.options.events is None else max(0, self.options.events - self.messages)
 
-    def _values(self, events: np.ndarray, is_bad: np.ndarray) -> list[str | bytes | None]:  # type: ignore[type-arg]
+    def _values(self, events: Events, is_bad: npt.NDArray[np.bool_]) -> list[str | bytes | None]:
         """Each message's text; those that are bad on purpose as bytes."""
-        good = iter(self._writer.write(events[~is_bad]))
-        if not is_bad.any():
-            return list(good)
+        good = self._writer.write(events[~is_bad])
         values: list[str | bytes | None] = []
-        for index, bad in enumerate(is_bad.tolist()):
-            if not bad:
-                values.append(next(good))
-                continue
-            event = events[index]
+        for number, place in enumerate(np.flatnonzero(is_bad).tolist()):
+            values += good[len(values) - number : place - number]
+            event = events[place]
             name, user = self._classes[int(event["item"])], self._writer.keys[int(event["user"])]
-            number = f"{self._prefix}bad{self.messages + index}"
-            values.append(bad_message(name, number, int(event["arrival"]), user, with_topic=self.in_files))
-        return values
+            event_id = f"{self._prefix}bad{self.messages + place}"
+            values.append(bad_message(name, event_id, int(event["arrival"]), user, with_topic=self.in_files))
+        return values + good[len(values) - int(is_bad.sum()) :]
 
-    def _record(self, events: np.ndarray, is_bad: np.ndarray, topics: Int64s, partitions: Int64s) -> None:  # type: ignore[type-arg]
+    def _record(self, events: Events, is_bad: npt.NDArray[np.bool_], topics: Int64s, partitions: Int64s) -> None:
         """Judge the messages and keep what is accepted."""
         own = self._own_file(topics) if self.in_files else np.ones(len(topics), dtype=np.bool_)
         logs = partitions + np.where(own, topics, 0) * self.options.partitions
@@ -176,7 +171,7 @@ def file_names(options: Options) -> list[str]:
 def simulate_to_files(
     directory: Path, options: Options, on_progress: Callable[[Progress], None] | None = None, stop: Event | None = None
 ) -> Truth:
-    """Write NDJSON files (with `topic` in each object, order = arrival) and the truth into `directory`. Needs a bound."""
+    """Write NDJSON files (`topic` in each object, order = arrival) and the truth into `directory`. Needs a bound."""
     if options.events is None and options.duration_s is None:
         raise ValueError("files need a bound: events or duration_s")
     directory.mkdir(parents=True, exist_ok=True)
@@ -212,13 +207,10 @@ def _line(value: str | bytes | None) -> str:
 
 def open_output(path: Path) -> BinaryIO:
     """A file to write, compressed as its name says; the same content gives the same bytes."""
-    match path.suffix:
-        case ".gz":
-            return cast("BinaryIO", gzip.GzipFile(filename="", mode="wb", fileobj=path.open("wb"), compresslevel=3, mtime=0))
-        case ".zst":
-            return cast("BinaryIO", pa.CompressedOutputStream(str(path), "zstd"))
-        case _:
-            return cast("BinaryIO", io.BufferedWriter(io.FileIO(path, "wb"), 1 << 20))
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    if codec:
+        return cast("BinaryIO", pa.CompressedOutputStream(str(path), codec))
+    return path.open("wb")
 
 
 def simulate_to_kafka(
@@ -228,8 +220,10 @@ def simulate_to_kafka(
     on_progress: Callable[[Progress], None] | None = None,
     properties: Mapping[str, str] | None = None,
 ) -> Truth:
-    """Send messages until the bound or until `stop` is set. Topics that are absent are made; the truth is exact if they
-    were empty before. `on_progress` may block: that holds the sender back. Raises `DependencyDown`.
+    """Send messages until the bound or until `stop` is set.
+
+    Topics that are absent are made; the truth is exact if they were empty before. `on_progress` may block: that holds
+    the sender back. Raises `DependencyDown`.
     """
     topics = [options.topic_prefix + name for name in TOPICS]
     options = replace(options, partitions=ensure_topics(brokers, topics, options.partitions, properties))
@@ -274,7 +268,7 @@ def _paced(stream: Stream, options: Options, stop: Event) -> Iterator[tuple[Batc
 
 
 def ensure_topics(brokers: str, topics: list[str], partitions: int, properties: Mapping[str, str] | None = None) -> int:
-    """Make the topics that are absent; the least number of partitions that all of them have. Raises `DependencyDown`."""
+    """Make the topics that are absent; the number of partitions that all of them have. Raises `DependencyDown`."""
     admin = AdminClient({**(properties or {}), "bootstrap.servers": brokers, "log_level": 0})
     try:
         known = admin.list_topics(timeout=15).topics
@@ -328,4 +322,6 @@ class Sender:
 
     def _check(self) -> None:
         if self._failed:
-            raise DependencyDown(f"Kafka did not take a message: {self._failed}; the truth would be wrong, so the simulation ends")
+            raise DependencyDown(
+                f"Kafka did not take a message: {self._failed}; the truth would be wrong, so the simulation ends"
+            )

@@ -1,4 +1,4 @@
-"""The built-in funnel `video_to_live` worked out from the definition in TABLES.md, a chain at a time, in plain Python."""
+"""The built-in funnel `video_to_live` worked out from TABLES.md, a chain at a time, in plain Python."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def funnel_rows(frame: pl.DataFrame, names: Mapping[str, tuple[str, ...]]) -> pl
     units: defaultdict[tuple[str, int, str, str, int], set[tuple[int, int]]] = defaultdict(set)
     money: defaultdict[tuple[str, int, str, str, int], int] = defaultdict(int)
     for number, chain in enumerate(_chains(frame, names)):
-        for unit, values, identity in (("user", chain.step1, (chain.user, 0)), ("user_live", chain.step2, (chain.user, number))):
+        for unit, values, identity in (
+            ("user", chain.step1, (chain.user, 0)),
+            ("user_live", chain.step2, (chain.user, number)),
+        ):
             for dim, value in values:
                 for step in chain.reached:
                     key = (unit, chain.bucket, dim, value, step)
@@ -62,10 +65,13 @@ def _first_steps(frame: pl.DataFrame, names: Mapping[str, tuple[str, ...]]) -> p
     parts = []
     for dim in ("all", *DIMENSIONS):
         keys = ["bucket_start"] if dim == "all" else ["bucket_start", dim]
-        grouped = (views if dim == "all" else views.filter(pl.col(dim) >= 0)).group_by(keys).agg(pl.col("user").n_unique())
+        grouped = (
+            (views if dim == "all" else views.filter(pl.col(dim) >= 0)).group_by(keys).agg(pl.col("user").n_unique())
+        )
         values = ["" if dim == "all" else names[dim][code] for code in (grouped[keys[-1]].to_list())]
         parts.append(grouped.select(
-            pl.lit("user").alias("unit"), "bucket_start", pl.lit(dim).alias("dim"), pl.Series("value", values, dtype=pl.String),
+            pl.lit("user").alias("unit"), "bucket_start", pl.lit(dim).alias("dim"),
+            pl.Series("value", values, dtype=pl.String),
             pl.lit(1, dtype=pl.Int64).alias("step"), pl.col("user").cast(pl.Int64).alias("reached"),
             pl.lit(0, dtype=pl.Int64).alias("amount_minor"),
         ))  # fmt: skip
@@ -81,7 +87,11 @@ def _chains(frame: pl.DataFrame, names: Mapping[str, tuple[str, ...]]) -> Iterat
     in_room = frame.filter(pl.col("room") >= 0)
     entries = in_room.filter((pl.col("kind") == VIEW) & ~pl.col("continued")).sort("time", maintain_order=True)
     entries = entries.unique(["user", "room"], keep="first", maintain_order=True)
-    views = _video_views(frame).filter(pl.col("user").is_in(entries["user"].unique().to_list())).sort("time", maintain_order=True)
+    views = (
+        _video_views(frame)
+        .filter(pl.col("user").is_in(entries["user"].unique().to_list()))
+        .sort("time", maintain_order=True)
+    )
     times: defaultdict[int, list[int]] = defaultdict(list)
     rows: defaultdict[int, list[int]] = defaultdict(list)
     for row, (user, time) in enumerate(views.select("user", "time").iter_rows()):
@@ -122,7 +132,9 @@ def _values(frame: pl.DataFrame, names: Mapping[str, tuple[str, ...]]) -> Callab
     codes = np.stack([frame[dim].cast(pl.Int64).to_numpy() for dim in DIMENSIONS], axis=1)
 
     def of_row(row: int) -> Values:
-        found = [(dim, names[dim][code]) for dim, code in zip(DIMENSIONS, codes[row].tolist(), strict=True) if code >= 0]
+        found = [
+            (dim, names[dim][code]) for dim, code in zip(DIMENSIONS, codes[row].tolist(), strict=True) if code >= 0
+        ]
         return (("all", ""), *found)
 
     return of_row

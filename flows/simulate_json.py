@@ -1,4 +1,4 @@
-"""Simulated events as the JSON of the contract (EVENTS.md), a column at a time, and messages that are bad on purpose."""
+"""Simulated events as the JSON of the contract (EVENTS.md), and messages that are bad on purpose."""
 
 from __future__ import annotations
 
@@ -32,11 +32,22 @@ class JsonWriter:
         self.keys = [f"u{i}" for i in range(crowd.viewers)] + [f"c{i}" for i in range(len(crowd.zone) - crowd.viewers)]
         self._videos = [f'"video_id":"v{i}","creator_id":"c{c}"' for i, c in enumerate(catalogue.creator.tolist())]
         self._durations = catalogue.duration_ms.tolist()
-        self._about = [_about(c, *tags) for c, tags in zip(catalogue.category.tolist(), catalogue.tags.tolist(), strict=True)]
+        self._about = [
+            _about(c, *tags) for c, tags in zip(catalogue.category.tolist(), catalogue.tags.tolist(), strict=True)
+        ]
         self._rooms: list[str] = []
         self._about_rooms: list[str] = []
         self._trends = ["]"]
         self._channels = [*(f',"channel":"{name}"' for name in CHANNELS), ""]
+        self._bodies = (  # events of one form have the same JSON members; `_forms` tells the form
+            self._video_view, self._video_view,  # first report, continued
+            self._room_entry, self._room_stay,
+            self._like, self._like,  # of a video, in a room
+            self._gift, self._order,
+            self._engage, self._engage,  # of a video, in a room
+            self._tagged_engage, self._tagged_engage,
+            self._ad,
+        )  # fmt: skip
 
     def write(self, events: Events) -> list[str]:
         """One JSON object each, in the order of `events`."""
@@ -48,10 +59,10 @@ class JsonWriter:
             for kind, number, time, user, channel in zip(*columns.values(), strict=True)
         ]
         form = _forms(events)
-        for index, body in enumerate(_FORMS):
+        for index, body in enumerate(self._bodies):
             places = np.flatnonzero(form == index)
             if len(places):
-                for place, tail in zip(places.tolist(), body(self, events[places]), strict=True):
+                for place, tail in zip(places.tolist(), body(events[places]), strict=True):
                     texts[place] += tail
         return texts
 
@@ -87,7 +98,10 @@ class JsonWriter:
 
     def _room_entry(self, events: Events) -> list[str]:
         columns = zip(self._described(events), events["watch"].tolist(), events["video"].tolist(), strict=True)
-        return [f',"surface":"live",{about},"watch_ms":{watch},"from_video_id":"v{video}"}}' for about, watch, video in columns]
+        return [
+            f',"surface":"live",{about},"watch_ms":{watch},"from_video_id":"v{video}"}}'
+            for about, watch, video in columns
+        ]
 
     def _room_stay(self, events: Events) -> list[str]:
         columns = zip(self._described(events), events["watch"].tolist(), strict=True)
@@ -103,9 +117,13 @@ class JsonWriter:
 
     def _order(self, events: Events) -> list[str]:
         category = self._traffic.rooms.category
-        columns = (self._target(events), *(events[name].tolist() for name in ("room", "item", "action", "quantity", "amount")))
-        return [f',{target},"category":"{CATEGORIES[category[room]]}","order_id":"o{item}","product_id":"p{item % 997}",'
-                f'"status":"{ORDER_STATUSES[status]}","quantity":{quantity},"amount_minor":{amount},"currency":"CNY"}}'
+        columns = (
+            self._target(events),
+            *(events[name].tolist() for name in ("room", "item", "action", "quantity", "amount")),
+        )
+        return [f',{target},"category":"{CATEGORIES[category[room]]}","order_id":"o{item}",'
+                f'"product_id":"p{item % 997}","status":"{ORDER_STATUSES[status]}",'
+                f'"quantity":{quantity},"amount_minor":{amount},"currency":"CNY"}}'
                 for target, room, item, status, quantity, amount in zip(*columns, strict=True)]  # fmt: skip
 
     def _engage(self, events: Events) -> list[str]:
@@ -123,23 +141,13 @@ class JsonWriter:
                 f"{money[AD_ACTIONS[action]].format(amount)}}}" for action, ad, amount in columns]  # fmt: skip
 
 
-_FORMS: Final[tuple[Callable[[JsonWriter, Events], list[str]], ...]] = (
-    JsonWriter._video_view, JsonWriter._video_view,  # first report, continued
-    JsonWriter._room_entry, JsonWriter._room_stay,
-    JsonWriter._like, JsonWriter._like,  # of a video, in a room
-    JsonWriter._gift, JsonWriter._order,
-    JsonWriter._engage, JsonWriter._engage,  # of a video, in a room
-    JsonWriter._tagged_engage, JsonWriter._tagged_engage,
-    JsonWriter._ad,
-)  # fmt: skip
-"""Events of one form have the same JSON members."""
 _FIRST_FORM: Final = {VIEW: 0, LIKE: 4, GIFT: 6, ORDER: 7, ENGAGE: 8, AD: 12}
 
 
 def _forms(events: Events) -> npt.NDArray[np.int8]:
-    """Index into `_FORMS` of each event."""
+    """Form of each event: events of one form have the same JSON members."""
     kind, room = events["kind"], (events["room"] >= 0).astype(np.int8)
-    form = np.array([_FIRST_FORM[k] for k in range(len(TOPICS))], dtype=np.int8)[kind]
+    form: npt.NDArray[np.int8] = np.array([_FIRST_FORM[k] for k in range(len(TOPICS))], dtype=np.int8)[kind]
     form += np.where(kind == VIEW, 2 * room + events["continued"], 0).astype(np.int8)
     form += np.where(kind == LIKE, room, 0).astype(np.int8)
     form += np.where(kind == ENGAGE, room + 2 * np.isin(events["action"], tagged_codes()), 0).astype(np.int8)
@@ -157,7 +165,7 @@ def _about(category: int, first: int, second: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A class of message that must be rejected. `make(members)` gets valid common members, such as `"event_id":"…",…`."""
+    """A class of message that must be rejected. `make(members)` gets valid members, such as `"event_id":"…",…`."""
 
     topic: str
     make: Callable[[str], bytes | None]
@@ -169,12 +177,21 @@ _VIEW: Final = ',"surface":"video","video_id":"v1","creator_id":"c1"'
 _GIFT: Final = ',"live_id":"l1","creator_id":"c1","gift_id":"rose"'
 
 
+def _with(topic: str, rest: str) -> Bad:
+    """An object of the topic with these members beside the common ones."""
+    return Bad(topic, lambda members: f"{{{members}{rest}}}".encode())
+
+
 def _view_with(rest: str) -> Bad:
-    return Bad("view", lambda members: f"{{{members}{_VIEW}{rest}}}".encode())
+    return _with("view", _VIEW + rest)
 
 
 def _gift_with(rest: str) -> Bad:
-    return Bad("gift", lambda members: f"{{{members}{_GIFT}{rest}}}".encode())
+    return _with("gift", _GIFT + rest)
+
+
+def _invalid_utf8(members: str) -> bytes:
+    return f"{{{members}{_VIEW}".encode() + b',"watch_ms":5,"region":"\xff\xfe"}'
 
 
 def _replaced(name: str, value: str) -> Bad:
@@ -194,19 +211,19 @@ BAD: Final[dict[str, Bad]] = {
     "array": Bad("view", lambda members: f"[{{{members}}}]".encode(), framed=True),
     "truncated": Bad("view", lambda members: f"{{{members}{_VIEW},".encode(), framed=True),
     "two_documents": Bad("like", lambda members: f"{{{members}}}{{{members}}}".encode(), framed=True),
-    "invalid_utf8": Bad("view", lambda members: f"{{{members}{_VIEW}".encode() + b',"watch_ms":5,"region":"\xff\xfe"}', framed=True),
+    "invalid_utf8": Bad("view", _invalid_utf8, framed=True),
     "missing_watch": _view_with(""),
     "null_watch": _view_with(',"watch_ms":null'),
     "text_watch": _view_with(',"watch_ms":"5000"'),
     "negative_watch": _view_with(',"watch_ms":-5'),
     "long_watch": _view_with(',"watch_ms":86400001'),
     "huge_watch": _view_with(',"watch_ms":9223372036854775808'),
-    "unknown_surface": Bad("view", lambda members: f'{{{members},"surface":"vr","video_id":"v1","creator_id":"c1","watch_ms":5}}'.encode()),
-    "object_for_id": Bad("view", lambda members: f'{{{members},"surface":"video","video_id":{{}},"creator_id":"c1","watch_ms":5}}'.encode()),
+    "unknown_surface": _with("view", ',"surface":"vr","video_id":"v1","creator_id":"c1","watch_ms":5'),
+    "object_for_id": _with("view", ',"surface":"video","video_id":{},"creator_id":"c1","watch_ms":5'),
     "negative_money": _gift_with(',"quantity":1,"amount_minor":-1'),
     "zero_quantity": _gift_with(',"quantity":0,"amount_minor":100'),
-    "unknown_status": Bad("order", lambda members: f'{{{members},"order_id":"o1","status":"lost","product_id":"p1","quantity":1,"amount_minor":5}}'.encode()),
-    "unknown_action": Bad("engage", lambda members: f'{{{members},"action":"wink","video_id":"v1"}}'.encode()),
+    "unknown_status": _with("order", ',"order_id":"o","status":"lost","product_id":"p1","quantity":1,"amount_minor":5'),
+    "unknown_action": _with("engage", ',"action":"wink","video_id":"v1"'),
     "unknown_version": _view_with(',"watch_ms":5,"v":99'),
     "unknown_zone": _view_with(',"watch_ms":5,"tz":"Mars/Olympus"'),
     "empty_id": _replaced("event_id", '""'),

@@ -1,13 +1,13 @@
 """What the engine must find: counted from the generator's own rows, by code that shares nothing with the kernels.
 
-`Judge` tells the outcome of each message as it is sent, from its partition's log alone (EVENTS.md, *Time limits*); `Expectation`
-keeps the accepted events and works the tables out at the end.
+`Judge` tells the outcome of each message as it is sent, from its partition's log alone (EVENTS.md, *Time limits*);
+`Expectation` keeps the accepted events and works the tables out at the end.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,18 @@ import polars as pl
 from flows.simulate_funnel import funnel_rows
 from flows.simulate_json import tagged_codes
 from flows.simulate_traffic import Events, Traffic
-from flows.simulate_world import CATEGORIES, CHANNELS, HOUR_CURVE, MINUTE_MS, PLATFORMS, REGIONS, ZONES, Int64s, topic_name
-from schemas.events import AD, DIMENSIONS, ENGAGE, LIKE, ORDER, TOPICS, VIEW
+from flows.simulate_world import (
+    CATEGORIES,
+    CHANNELS,
+    HOUR_CURVE,
+    MINUTE_MS,
+    PLATFORMS,
+    REGIONS,
+    ZONES,
+    Int64s,
+    topic_name,
+)
+from schemas.events import AD, DIMENSIONS, ENGAGE, LIKE, ORDER, VIEW
 
 OUTCOMES: Final = ("accepted", "duplicate", "late", "rejected")
 ACCEPTED, DUPLICATE, LATE, REJECTED = range(4)
@@ -38,7 +48,9 @@ class Judge:
         self._bound = out_of_orderness_ms
         self._greatest = np.full(logs, _NOTHING, dtype=np.int64)
 
-    def judge(self, logs: Int64s, times: Int64s, copies: npt.NDArray[np.bool_], bad: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
+    def judge(
+        self, logs: Int64s, times: Int64s, copies: npt.NDArray[np.bool_], bad: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int8]:
         """Outcomes of these messages in the order of sending, shape (n,): codes into OUTCOMES.
 
         `logs`: partition of each; `copies`: it is the second sending of an event (the first went before into the same
@@ -59,11 +71,13 @@ class Judge:
 class Truth:
     """What was planted and what follows from the messages that were sent.
 
-    Frames, times in epoch ms: `partitions` (topic, partition, file, consumed, accepted, duplicate, late, rejected; topic
-    is empty for file lines that name none), `active_users` (window_start, dim, value, events, users, watch_ms; windows
-    of 60 s and, as window_seconds says, 3600 s), `active_hours` (basis, date, hour, dim, value, events, users, watch_ms),
-    `topic_minutes` (tick = the minute's end, topic, events, users), `funnel` (unit, bucket_start, dim, value, step,
-    reached, amount_minor). All but `partitions` are None if there were too many events to keep.
+    Frames, times in epoch ms. All but `partitions` are None if there were too many events to keep.
+
+    - `partitions`: topic (empty for file lines that name none), partition, file, consumed and the four outcomes
+    - `active_users`: window_start, window_seconds (60 and 3600), dim, value, events, users, watch_ms
+    - `active_hours`: basis, date, hour, dim, value, events, users, watch_ms
+    - `topic_minutes`: tick (the minute's end), topic, events, users
+    - `funnel`: unit, bucket_start, dim, value, step, reached, amount_minor
     """
 
     planted: dict[str, Any]
@@ -78,7 +92,12 @@ class Truth:
     def write(self, directory: Path) -> Path:
         """`truth.json` with what was planted and the counts, and `truth-TABLE.parquet` beside; the JSON's path."""
         directory.mkdir(parents=True, exist_ok=True)
-        document = {"planted": self.planted, "totals": self.totals, "bad": self.bad, "partitions": self.partitions.to_dicts()}
+        document = {
+            "planted": self.planted,
+            "totals": self.totals,
+            "bad": self.bad,
+            "partitions": self.partitions.to_dicts(),
+        }
         path = directory / "truth.json"
         path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         for name in TABLES[1:]:
@@ -129,7 +148,9 @@ class Expectation:
         crowd, catalogue, rooms = self._traffic.crowd, self._traffic.catalogue, self._traffic.rooms
         in_room = events["room"] >= 0
         view = events["kind"] == VIEW
-        described = view | (events["kind"] == LIKE) | ((events["kind"] == ENGAGE) & np.isin(events["action"], tagged_codes()))
+        described = (
+            view | (events["kind"] == LIKE) | ((events["kind"] == ENGAGE) & np.isin(events["action"], tagged_codes()))
+        )
         room_category = np.array([*rooms.category, -1])[events["room"]]
         category = np.where(in_room, room_category, catalogue.category[np.maximum(events["video"], 0)])
         counted = described & ~events["continued"]
@@ -168,10 +189,9 @@ _KEPT: Final = ["time", "user", "video", "room", "trend", "kind", "action", "cha
 def planted(traffic: Traffic, end: int) -> dict[str, Any]:
     """What was put into the world, for the truth file. `end`: event time at which it stopped."""
     options = traffic.options
-    conversion = options.conversion
     return {
         "seed": options.seed, "rate": options.rate, "start": traffic.start, "end": end,
-        "conversion": {"enter": conversion.enter, "engage": conversion.engage, "gift": conversion.gift, "order": conversion.order},
+        "conversion": asdict(options.conversion),
         "drawn": {"video_views": traffic.video_views, "entries": traffic.entries},
         "topics": [trend.planted() for trend in traffic.trends.all if trend.start < end],
         "zones": [{"tz": zone.tz, "share": zone.share} for zone in ZONES],
@@ -181,8 +201,13 @@ def planted(traffic: Traffic, end: int) -> dict[str, Any]:
 
 
 def partition_rows(counts: Int64s, names: list[tuple[str, int, str]]) -> pl.DataFrame:
-    """The `partitions` frame of a truth. `names`: topic, partition and file of each log; logs without messages are left out."""
-    schema = {"topic": pl.String, "partition": pl.Int64, "file": pl.String, **dict.fromkeys(("consumed", *OUTCOMES), pl.Int64)}
+    """The `partitions` frame of a truth. `names`: topic, partition, file of each log; empty logs are left out."""
+    schema = {
+        "topic": pl.String,
+        "partition": pl.Int64,
+        "file": pl.String,
+        **dict.fromkeys(("consumed", *OUTCOMES), pl.Int64),
+    }
     rows = [(*name, sum(row), *row) for name, row in zip(names, counts.tolist(), strict=True) if sum(row)]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
@@ -214,7 +239,9 @@ def _by_dimension(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
 def _activity(frame: pl.DataFrame, seconds: int) -> pl.DataFrame:
     length = seconds * 1000
     windowed = frame.with_columns((pl.col("time") // length * length).alias("window_start"))
-    return _by_dimension(windowed, ["window_start"]).with_columns(pl.lit(seconds, dtype=pl.Int64).alias("window_seconds"))
+    return _by_dimension(windowed, ["window_start"]).with_columns(
+        pl.lit(seconds, dtype=pl.Int64).alias("window_seconds")
+    )
 
 
 def _hours(frame: pl.DataFrame, basis: str, traffic: Traffic) -> pl.DataFrame:

@@ -20,8 +20,8 @@ HOUR_CURVE: Final = (
     0.79, 0.48, 0.31, 0.22, 0.19, 0.27, 0.51, 0.74, 0.86, 0.96, 1.07, 1.15,
     1.27, 1.28, 1.15, 1.17, 1.24, 1.31, 1.40, 1.48, 1.59, 1.65, 1.63, 1.28,
 )  # fmt: skip
-"""Exposures of each local hour over their mean. Derived from KuaiRand (https://kuairand.com, CC BY-SA 4.0): the exposures
-of 27,000 Kuaishou users by hour of day."""
+"""Exposures of each local hour over their mean. Derived from KuaiRand (https://kuairand.com,
+CC BY-SA 4.0): the exposures of 27,000 Kuaishou users by hour of day."""
 
 CATEGORIES: Final = ("food", "dance", "game", "beauty", "knowledge", "comedy", "music", "sport", "pets", "travel")
 CHANNELS: Final = ("feed", "search", "follow", "share", "paid")
@@ -44,7 +44,9 @@ class Zone:
 
 
 ZONES: Final = (
-    Zone("Asia/Shanghai", 0.72, ("CN-GD", "CN-ZJ", "CN-SC", "CN-SD", "CN-BJ", "CN-SH", "CN-HN"), ("douyin", "kuaishou")),
+    Zone(
+        "Asia/Shanghai", 0.72, ("CN-GD", "CN-ZJ", "CN-SC", "CN-SD", "CN-BJ", "CN-SH", "CN-HN"), ("douyin", "kuaishou")
+    ),
     Zone("Asia/Urumqi", 0.04, ("CN-XJ",), ("douyin", "kuaishou")),
     Zone("Asia/Kolkata", 0.05, ("IN-MH", "IN-KA"), ("kwai",)),
     Zone("Asia/Kathmandu", 0.01, ("NP-P3",), ("kwai",)),
@@ -73,7 +75,7 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to simulate. `rate` is messages per second of event time: the mean over a day if `daily_curve`, else always."""
+    """What to simulate. `rate`: messages per second of event time, the mean of a day if `daily_curve`, else always."""
 
     seed: int = 1
     rate: float = 2_000.0
@@ -207,7 +209,9 @@ class Crowd:
                 power_law_rank(rng.random(len(mine)), len(zone.platforms), 0.7)
             ]
         self.region[rng.random(total) < 0.03] = -1  # some clients say no region
-        self.names_zone = rng.random(total) >= np.where(self.zone == 0, 0.2, 0.0)  # and some in the platform's zone no tz
+        self.names_zone = rng.random(total) >= np.where(
+            self.zone == 0, 0.2, 0.0
+        )  # and some in the platform's zone no tz
 
     def fragments(self) -> list[str]:
         """JSON members of each user: id, region, tz, platform, experiments."""
@@ -246,7 +250,7 @@ def topic_name(topic: int) -> str:
 
 
 class Rooms:
-    """Live rooms: `options.rooms` slots, each with one show after another. A show takes no new viewers in its last 3 min."""
+    """Live rooms: `options.rooms` slots, one show after another. A show takes no new viewers in its last 3 min."""
 
     def __init__(self, options: Options, start: int) -> None:
         self._rng = np.random.default_rng((options.seed, 4))
