@@ -17,11 +17,9 @@ import zstandard
 from flows.errors import Usage
 from flows.intake import Intake
 from flows.messages import MIN_TIME
-from flows.parts import MINUTE_MS, Messages, PartBuilder
+from flows.parts import MINUTE_MS, Messages, PartBuilder, kind_names
 from flows.source import PartitionState
-
-_FIRST_LINES = 2_000
-_MAX_LINE_BYTES = 64 << 20
+from schemas.decode import Decoded
 
 
 def open_lines(path: Path) -> IO[bytes]:
@@ -119,7 +117,7 @@ class FileFeed:
         offsets = np.arange(reader.offset, reader.offset + count, dtype=np.int64)
         minutes = np.full(count, self._minute, dtype=np.int64)
         messages = Messages(reader.index, offsets, minutes, lines, now)
-        part = self._builder.build(messages, decoded, decoded.topics, reader.max_event_time)
+        part = self._builder.build(messages, decoded, _topics(decoded), reader.max_event_time)
         reader.offset += count
         reader.max_event_time = int(part.maxima[-1])
         self.lines += count
@@ -131,6 +129,13 @@ class FileFeed:
             self.late += late.height
             behind = cast("int", (late["max_event_time"] - late["event_time"]).max())
             self.worst_lateness_ms = max(self.worst_lateness_ms, behind)
+
+
+def _topics(decoded: Decoded) -> pl.Series:
+    """The topic that each line names; empty where it names none."""
+    valid = decoded.frame.select("row", kind_names(decoded.frame["kind"]).alias("topic"))
+    both = pl.concat([valid, decoded.rejects.select("row", "topic")]).sort("row")
+    return both["topic"].fill_null("")
 
 
 class _Reader:

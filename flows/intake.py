@@ -110,7 +110,7 @@ class Intake:
         with self._lock:
             limit = self._limit()
             return not any(
-                lane.waiting and min(lane.front(), lane.time.max_event_time) <= limit for lane in self._lanes.values()
+                lane.waiting and MIN_TIME < limit and min(lane.front(), lane.time.max_event_time) <= limit for lane in self._lanes.values()
             )
 
     def lagging(self, limit_ms: int) -> bool:
@@ -135,7 +135,7 @@ class Intake:
                 return None
             part, limit = lane.waiting[0], self._limit()
             count = part.up_to(limit)
-            if lane.time.max_event_time <= limit:
+            if MIN_TIME < limit and lane.time.max_event_time <= limit:
                 # Sparse history: a chunk of messages may overshoot, else a round would advance by minutes of silence.
                 count = max(count, min(len(part), _CHUNK_MESSAGES))
             count = min(count, most)

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from flows.intake import Intake
 from flows.parts import MINUTE_MS, Messages, PartBuilder
 from schemas.decode import Decoded
-from schemas.reasons import Reason
 
 log = structlog.get_logger()
 
@@ -28,7 +27,7 @@ TUNING = {
     "queued.min.messages": 1_000_000,
     "queued.max.messages.kbytes": 131_072,
     "fetch.wait.max.ms": 50,
-    "fetch.message.max.bytes": 16 << 20,
+    "fetch.message.max.bytes": 2 << 20,  # larger ones come as long runs of one partition, for which the others must wait
     "fetch.max.bytes": 64 << 20,
     "fetch.queue.backoff.ms": 1,
 }
@@ -36,7 +35,6 @@ TUNING = {
 
 Rows = npt.NDArray[np.int64]
 
-LOG_APPEND_TIME = 2
 _FATAL = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})  # noqa: SLF001
 _POLL_SECONDS = 0.05
 _HOUSEKEEPING_SECONDS = 1.0
@@ -128,13 +126,13 @@ class KafkaFeed:
     def _may_read(self) -> bool:
         """Backpressure: read on while little waits, or when all that waits must wait for a partition not yet read."""
         waiting = self._intake.waiting()
-        total = sum(waiting.values())
-        if total < self._max_waiting:
-            self._resume([name for name in self._paused if waiting[name] < self._lane_limit() // 2])
-            return True
-        if not self._intake.starved():
+        full = sum(waiting.values()) >= self._max_waiting
+        if full and not self._intake.starved():
             return False
-        ahead = [n for n, count in waiting.items() if count > self._lane_limit() and n not in self._paused]
+        # A pause throws away what was fetched ahead, so only lanes are paused that others would be kept from by memory.
+        if self._paused:
+            self._resume([name for name in self._paused if waiting[name] < self._lane_limit() // 2])
+        ahead = [n for n, count in waiting.items() if full and count > self._lane_limit() and n not in self._paused]
         if ahead:
             self._consumer.pause([self._topic_partition(n) for n in ahead])
             self._paused.update(ahead)
@@ -190,13 +188,15 @@ class KafkaFeed:
         offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=len(messages))
         groups = _by_partition(messages)
         stamps, append_time = _stamps(messages, [rows for _, rows in groups])
-        decoded = self._builder.decoder.decode(
-            topic, values, stamps if append_time else now, list(map(Message.key, messages))
-        )
-        if append_time and (decoded.rejects["reason"] == Reason.TIME_IN_FUTURE.value).any():
-            # `_stamps` gives lower bounds; only now is each message's own time worth its cost.
-            exact = np.fromiter((m.timestamp()[1] for m in messages), dtype=np.int64, count=len(messages))
-            decoded = self._builder.decoder.decode(topic, values, exact, None)
+
+        def own_times() -> Rows:
+            return np.fromiter((m.timestamp()[1] for m in messages), dtype=np.int64, count=len(messages))
+
+        keys = list(map(Message.key, messages))
+        if append_time:  # `stamps` are lower bounds: each message's own time is asked for only when one is passed
+            decoded = self._builder.decoder.decode(topic, values, stamps, keys, own_times)
+        else:
+            decoded = self._builder.decoder.decode(topic, values, now, keys)
         self._intake.lag_ms = now - int(stamps[-1]) if stamps[-1] > 0 else 0
         minutes = np.maximum(stamps, 0) // MINUTE_MS * MINUTE_MS
         for number, rows in groups:
@@ -262,8 +262,8 @@ def _stamps(messages: list[Message], groups: list[Rows]) -> tuple[Rows, bool]:
     for rows in groups:
         kind, first = messages[rows[0]].timestamp()
         _, last = messages[rows[-1]].timestamp()
-        append_time = append_time and kind == LOG_APPEND_TIME
-        if kind == LOG_APPEND_TIME and first // MINUTE_MS == last // MINUTE_MS:
+        append_time = append_time and kind == TIMESTAMP_LOG_APPEND_TIME
+        if kind == TIMESTAMP_LOG_APPEND_TIME and first // MINUTE_MS == last // MINUTE_MS:
             stamps[rows] = first
         else:
             stamps[rows] = [messages[i].timestamp()[1] for i in rows]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from flows.errors import DependencyDown, Stop
 from flows.kafka_feed import TUNING, KafkaFeed, lane_name
@@ -61,35 +61,50 @@ def make_consumer(settings: Settings) -> Consumer:
     )
 
 
+def log_ends(settings: Settings, lanes: Iterable[Lane]) -> dict[str, tuple[int, int]]:
+    """Lane name → first offset that the broker has, and the offset after its last."""
+    admin = AdminClient({**settings.client_properties()})
+    places = {TopicPartition(settings.topic(topic), partition): lane_name(topic, partition) for topic, partition in lanes}
+    answers = [
+        admin.list_offsets(dict.fromkeys(places, spec), request_timeout=_TIMEOUT_SECONDS)
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+    ]
+    try:
+        return {name: (answers[0][place].result().offset, answers[1][place].result().offset) for place, name in places.items()}
+    except KafkaException as error:
+        raise DependencyDown(f"cannot list the offsets of the topics at {settings.brokers}: {error.args[0].str()}") from None
+
+
 def first_offsets(settings: Settings, lanes: Iterable[Lane]) -> dict[str, int]:
     """Lane name → offset at which a first start begins (setting `from`)."""
+    start = settings.start
+    ends = log_ends(settings, lanes)
+    if not isinstance(start, int):
+        return {name: low if start == "earliest" else high for name, (low, high) in ends.items()}
     consumer = make_consumer(settings)
     try:
-        start = settings.start
-        offsets: dict[str, int] = {}
-        for topic, partition in sorted(lanes):
-            place = TopicPartition(settings.topic(topic), partition)
-            low, high = consumer.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS)
-            if isinstance(start, int):
-                place.offset = start
-                found = consumer.offsets_for_times([place], timeout=_TIMEOUT_SECONDS)[0].offset
-                offsets[lane_name(topic, partition)] = high if found == _OFFSET_END else found
-            else:
-                offsets[lane_name(topic, partition)] = low if start == "earliest" else high
-        return offsets
+        wanted = [TopicPartition(settings.topic(topic), partition, start) for topic, partition in sorted(lanes)]
+        found = consumer.offsets_for_times(wanted, timeout=_TIMEOUT_SECONDS)
     finally:
         consumer.close()
+    names = {place.topic + "/" + str(place.partition): place.offset for place in found}
+    return {
+        lane_name(topic, partition): high if (offset := names[f"{settings.topic(topic)}/{partition}"]) == _OFFSET_END else offset
+        for topic, partition in lanes
+        for _, high in [ends[lane_name(topic, partition)]]
+    }
 
 
 class ResumingFeed:
     """Opens partitions of a Kafka feed at checked offsets (the `Feed` of flows.source)."""
 
     def __init__(
-        self, feed: KafkaFeed, consumer: Consumer, settings: Settings, first: dict[str, int],
+        self, feed: KafkaFeed, settings: Settings, lanes: Iterable[Lane], first: dict[str, int],
         record_loss: Callable[[str, int, int, int], None],
     ) -> None:
-        self._feed, self._consumer, self._settings, self._first = feed, consumer, settings, first
+        self._feed, self._settings, self._first = feed, settings, first
         self._record_loss = record_loss
+        self._ends = log_ends(settings, lanes)
 
     @property
     def failure(self) -> BaseException | None:
@@ -114,7 +129,7 @@ class ResumingFeed:
         topic, number = name.rsplit("/", 1)
         partition = int(number)
         place = TopicPartition(self._settings.topic(topic), partition)
-        low, high = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_SECONDS)
+        low, high = self._ends[name]
         wanted = state.next_offset if state is not None else self._first.get(name, low)
         if wanted < low or wanted > high:
             gone = wanted < low

@@ -21,6 +21,7 @@ Int64s = npt.NDArray[np.int64]
 
 MINUTE_MS = 60_000
 ONTIME, REJECTED, FILTERED, LATE = range(4)
+_ANY_FUTURE_MS = 1 << 50  # these events' times have been judged
 LEDGER_COUNTS = ("consumed", "accepted", "duplicate", "late", "rejected", "filtered")
 
 
@@ -175,7 +176,7 @@ class PartBuilder:
         for topic in names.unique():
             mine = rows[(names == topic).to_numpy()]
             raws = [messages.values[i] for i in mine]
-            frame = self._names.decode(topic, raws, messages.now + (1 << 50), None).frame
+            frame = self._names.decode(topic, raws, messages.now + _ANY_FUTURE_MS).frame
             places = mine[frame["row"].to_numpy()]
             found.append(
                 frame.select(

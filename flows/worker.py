@@ -104,7 +104,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
             prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
             known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
         ),
-        consumer, settings, plan.first_offsets, _loss_recorder(plan.store),
+        settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store),
     )  # fmt: skip
     run = SourceRun(
         intake, feed, now_ms, lambda: not intake.lagging(settings.backlog_after_ms), _ROUND_EVENTS, bounded=False, drain=drain

@@ -1,0 +1,125 @@
+"""The intake: every message is released once and in order, partitions stay aligned, and someone can always go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.intake import AlignmentBoard, Intake
+from flows.messages import MAX_TIME, MIN_TIME
+from flows.parts import ONTIME, Part
+from flows.watermark import TimeBounds, running_max
+
+BOUNDS = TimeBounds(out_of_orderness=10, alignment=100, idle_timeout=1_000)
+EMPTY = pl.DataFrame({"row": pl.Series([], dtype=pl.Int64)})
+
+
+def part(times: list[int], first: int = 0, before: int = MIN_TIME) -> Part:
+    """A part of on-time messages at these event times."""
+    count = len(times)
+    frame = pl.DataFrame({"row": pl.Series(range(count), dtype=pl.Int64), "event_time": times})
+    return Part(
+        partition=0,
+        offsets=np.arange(first, first + count, dtype=np.int64),
+        minutes=np.zeros(count, dtype=np.int64),
+        maxima=running_max(np.array(times, dtype=np.int64), before),
+        outcomes=np.full(count, ONTIME, dtype=np.uint8),
+        topics=pl.Series("topic", ["view"] * count),
+        frame=frame,
+        late=EMPTY,
+        dead=EMPTY,
+    )
+
+
+def intake() -> Intake:
+    return Intake(BOUNDS, AlignmentBoard(None, 0, 1), 0, follow_clock=True)
+
+
+def drain(one: Intake, names: list[str], most: int) -> dict[str, list[int]]:
+    """Take in rounds until nothing comes; the event times released by each lane."""
+    released: dict[str, list[int]] = {name: [] for name in names}
+    while True:
+        taken = {name: one.take(name, most, 0) for name in names}
+        if not any(taken.values()):
+            return released
+        for name, found in taken.items():
+            if found is not None and found.frame is not None:
+                released[name] += found.frame["event_time"].to_list()
+
+
+lanes = st.lists(st.lists(st.lists(st.integers(0, 2_000), min_size=1, max_size=8), max_size=4), min_size=1, max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(lanes, st.integers(1, 7))
+def test_every_message_goes_once_in_order(drawn: list[list[list[int]]], most: int) -> None:
+    one, names = intake(), [f"lane/{i}" for i in range(len(drawn))]
+    for name, parts in zip(names, drawn, strict=True):
+        one.add(name, 0, MIN_TIME, 0)
+        at, before = 0, MIN_TIME
+        for times in parts:
+            piece = part(times, at, before)
+            at, before = at + len(times), int(piece.maxima[-1])
+            one.put(name, piece)
+        one.caught_up(name, caught_up=True)
+    released = drain(one, names, most)
+    assert released == {n: [t for times in parts for t in times] for n, parts in zip(names, drawn, strict=True)}
+    assert {n: one.position(n)[0] for n in names} == {n: sum(map(len, p)) for n, p in zip(names, drawn, strict=True)}
+
+
+def test_a_lane_ahead_waits_for_one_with_a_backlog() -> None:
+    one = intake()
+    for name in ("fast", "slow"):
+        one.add(name, 0, MIN_TIME, 0)
+    one.put("fast", part([1, 90, 5_000, 5_001]))
+    assert one.take("fast", 10, 0) is None  # nothing is known of `slow`, which has a backlog
+    one.put("slow", part([0]))
+    first = one.take("fast", 2, 0)
+    assert first is not None
+    one.take("slow", 10, 0)
+    one.put("slow", part([50], first=1))
+    second = one.take("fast", 1, 0)  # a chunk may overshoot from within the alignment …
+    assert second is not None
+    assert one.take("fast", 10, 0) is None  # … but from beyond it nothing goes
+    one.caught_up("slow", caught_up=True)
+    one.take("slow", 10, 0)
+    assert one.take("fast", 10, 0) is not None  # a lane that is caught up holds nobody
+
+
+def test_other_workers_hold_a_lane_too(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    AlignmentBoard.create(path, 2)
+    here = Intake(BOUNDS, AlignmentBoard(path, 0, 2), 0, follow_clock=True)
+    there = AlignmentBoard(path, 1, 2)
+    here.add("a", 0, 1_000, 0)
+    there.least(500)
+    here.put("a", part([1_001], before=1_000))
+    assert here.take("a", 10, 0) is None
+    there.least(950)
+    assert here.take("a", 10, 0) is not None
+
+
+def test_the_watermark_is_that_of_what_was_released() -> None:
+    one = intake()
+    one.add("a", 0, MIN_TIME, 0)
+    one.put("a", part([100, 200, 9_000]))
+    one.take("a", 2, 0)
+    assert one.progress(0, early=True).watermark == 190
+    one.take("a", 2, 0)
+    assert one.progress(0, early=True).watermark == 8_990
+
+
+def test_bounded_input_ends_when_all_was_released() -> None:
+    one = Intake(BOUNDS, AlignmentBoard(None, 0, 1), 0, follow_clock=False)
+    one.add("a", 0, MIN_TIME, 0)
+    one.put("a", part([100]))
+    one.caught_up("a", caught_up=True)
+    assert not one.finish("a")
+    one.take("a", 10, 0)
+    assert one.finish("a")
+    progress = one.progress(10**9, early=False)
+    assert (progress.watermark, progress.end, progress.last_event_time) == (MAX_TIME, True, 100)
