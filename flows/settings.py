@@ -49,10 +49,12 @@ def _listed(value: object) -> object:
 
 
 def _properties(value: object) -> object:
-    """`security.protocol=SSL,…` (environment, flag) as a mapping; anything else as it is."""
-    if not isinstance(value, str):
+    """`security.protocol=SSL,…` (environment) or several such (flags) as a mapping; anything else as it is."""
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
         return value
-    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    pairs = [str(part).partition("=") for part in value]
     if not all(separator for _, separator, _ in pairs):
         raise ValueError("write librdkafka properties as name=value, several with commas between")
     return {name.strip(): text.strip() for name, _, text in pairs}
@@ -260,8 +262,6 @@ class Settings(BaseModel):
             raise ValueError(
                 f"workers {self.workers} is over shards {self.shards}: some workers would idle; use fewer workers"
             )
-        if self.is_server and self.recovery_dir is None:
-            raise ValueError("recovery_dir is needed with a ClickHouse server: name a directory on a durable disk")
         if self.store_password is not None and self.store_password_file is not None:
             raise ValueError("store_password and store_password_file are both set; keep store_password_file")
         return self
@@ -280,7 +280,11 @@ class Settings(BaseModel):
 
     @property
     def recovery_path(self) -> Path:
-        """Where offsets and state are kept, absolute."""
+        """Where offsets and state are kept, absolute. Raises `BadSetting` if nobody said where."""
+        if self.is_server and self.recovery_dir is None:
+            raise BadSetting(
+                "recovery_dir", None, "needed with a ClickHouse server: name a directory on a durable disk"
+            )
         return (self.recovery_dir.expanduser().absolute()) if self.recovery_dir else self.store_dir / "recovery"
 
     @property

@@ -1,0 +1,132 @@
+"""Commands that make or resend traffic: simulate, replay."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli_options import KAFKA_FIELDS, with_settings
+from flows.durations import parse_duration, parse_instant
+from flows.errors import OK, Usage
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.simulate import Progress
+
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write NDJSON files there instead of to Kafka")]
+TruthDir = Annotated[
+    Path | None, typer.Option("--truth", metavar="DIR", help="Write the planted truth there at the end")
+]
+
+
+@with_settings(*KAFKA_FIELDS, "out_of_orderness_ms", "platform_zone")
+def simulate(
+    settings: Settings,
+    *,
+    out: Out = None,
+    truth: TruthDir = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same traffic")] = 1,
+    rate: Annotated[float, typer.Option(help="Messages a second, the mean of a day")] = 2_000.0,
+    events: Annotated[int | None, typer.Option(metavar="N", help="So many messages in all")] = None,
+    lasting: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="So much event time")] = None,
+    history: Annotated[str, typer.Option(metavar="DURATION", help="Kafka: so much of the past first, at once")] = "0s",
+    start: Annotated[str | None, typer.Option(metavar="TIME", help="Event time of the first event")] = None,
+    paced: Annotated[
+        bool, typer.Option("--paced/--fast", help="Kafka: at the clock's pace, or as fast as can be")
+    ] = True,
+    users: Annotated[int, typer.Option(help="Users of the platform")] = 50_000,
+    late_share: Annotated[float, typer.Option(help="Share sent too late on purpose")] = 0.002,
+    duplicate_share: Annotated[float, typer.Option(help="Share sent twice")] = 0.01,
+    bad_share: Annotated[float, typer.Option(help="Share of messages that break the contract")] = 0.0005,
+    partitions: Annotated[int, typer.Option(help="Partitions of topics that are made; number of files")] = 4,
+    compression: Annotated[str, typer.Option(metavar="gz|zst", help="Compress the files")] = "",
+) -> int:
+    """Believable traffic, seeded: evening peaks, trends with known half-lives, live rooms with known conversion.
+
+    With it comes the truth: what was planted, and what every figure must be. It goes to Kafka (until Ctrl-C, --for or
+    --events), or with --out into files for `livepulse backfill`.
+
+    \b
+    Examples
+      livepulse simulate --brokers kafka-1:9092 --rate 5000 --history 2h
+      livepulse simulate --out ./traffic --events 1000000 --seed 7
+      livepulse simulate --fast --events 500000 --truth ./truth
+    """
+    from flows.simulate import Options, simulate_to_files, simulate_to_kafka
+
+    options = _built(
+        Options, seed=seed, rate=rate, events=events, duration_s=_seconds(lasting), history_s=_seconds(history) or 0.0,
+        start=None if start is None else _instant(start), paced=paced, users=users, late_share=late_share,
+        duplicate_share=duplicate_share, bad_share=bad_share, partitions=partitions, compression=compression,
+        topic_prefix=settings.topic_prefix, platform_zone=settings.platform_zone,
+        out_of_orderness_ms=settings.out_of_orderness_ms + settings.allowed_lateness_ms,
+    )  # fmt: skip
+    with _stopping() as stop, _progress() as report:
+        if out is not None:
+            if events is None and lasting is None:
+                raise Usage("files need a bound: give --events N or --for DURATION")
+            found = simulate_to_files(out, options, report, stop)
+        else:
+            properties = {k: v for k, v in settings.client_properties().items() if k != "bootstrap.servers"}
+            found = simulate_to_kafka(settings.brokers, options, stop, report, properties)
+    if truth is not None:
+        found.write(truth)
+    typer.echo(json.dumps(found.totals))
+    return OK
+
+
+def _built(kind: type[Any], **values: object) -> Any:  # noqa: ANN401 - the dataclass that was given
+    """`kind(**values)`; what it refuses is wrong usage."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise Usage(str(error)) from error
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return None if text is None else parse_duration(text) / 1000
+    except ValueError as error:
+        raise Usage(f"{text!r}: {error}") from error
+
+
+def _instant(text: str) -> int:
+    try:
+        return parse_instant(text)
+    except ValueError as error:
+        raise Usage(f"{text!r}: {error}") from error
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    from flows.telemetry import Reporter, Screen, Standing
+
+    reporter = Reporter(Screen(sys.stderr))
+
+    def report(progress: Progress) -> None:
+        reporter.report(Standing(progress.messages, progress.event_time))
+
+    try:
+        yield report
+    finally:
+        reporter.close()
