@@ -1,0 +1,1 @@
+"""Slow, plain-Python recomputations that kernels are held against."""
