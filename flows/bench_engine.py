@@ -1,4 +1,4 @@
-"""`livepulse run` as a subprocess of a benchmark: started with settings, watched through /proc, asked through its store."""
+"""`livepulse run` as a benchmark's subprocess: started with settings, watched by /proc, asked through its store."""
 
 from __future__ import annotations
 
@@ -160,8 +160,11 @@ def _text(value: object) -> str:
 
 
 class _Usage(threading.Thread):
-    """Keeps an account of a process tree, its store's process apart. Peaks are the kernel's own (VmHWM), so none is missed;
-    of several processes their sum, which is never under the truth."""
+    """Keeps an account of a process tree, its store's process apart.
+
+    Peaks are the kernel's own (VmHWM), so none is missed; of several processes their sum,
+    which is never under the truth.
+    """
 
     def __init__(self, root: int, endpoint: Path) -> None:
         super().__init__(daemon=True)

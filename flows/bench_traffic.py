@@ -1,4 +1,4 @@
-"""The benchmark's events: seeded columns first, then the same columns as JSON messages of the contract, in Kafka or a file.
+"""The benchmark's events: seeded columns first, then the same columns as JSON of the contract, in Kafka or a file.
 
 The columns are all that `flows.bench_truth` recomputes figures from; nothing is decoded back.
 """
@@ -45,7 +45,8 @@ def make_events(count: int, seed: int, end_ms: int, span_ms: int = SPAN_MS) -> p
     """`count` events in the order in which they are produced, as numbers (an id is its number).
 
     Columns: `number`, `kind` (index into `CORE_TOPICS`), `event_time` (epoch ms, rising but for `DISORDER_MS`, before
-    `end_ms`), `user`, `video`, `room`, `in_room` (of a room, not a video), `tag`, `other_tag`, `watch_ms`, `amount`, `paid`.
+    `end_ms`), `user`, `video`, `room`, `in_room` (of a room, not a video), `tag`, `other_tag`, `watch_ms`, `amount`,
+    `paid`.
     Users, videos and tags follow Zipf's law, as in `peers/produce.py`.
     """
     rng = np.random.default_rng(seed)
