@@ -33,7 +33,7 @@ def answer(settings: Settings, query: str, default_format: str) -> Iterator[byte
         )
     from sinks import embedded
 
-    return embedded.ask(settings.store_dir, query, default_format=default_format, database=settings.database)
+    return embedded.ask_blocks(settings.store_dir, query, default_format=default_format, database=settings.database)
 
 
 def _ask_server(settings: Settings, query: str, default_format: str) -> Iterator[bytes]:
@@ -61,7 +61,7 @@ def ask(settings: Settings, query: str) -> int:
         query = sys.stdin.read()
     if not query.strip():
         raise Usage('there is no query; write livepulse sql "SELECT …"')
-    default_format = "PrettyCompactMonoBlock" if sys.stdout.isatty() else "TabSeparatedWithNames"
+    default_format = "PrettyCompactMonoBlock" if sys.stdout.isatty() else "TabSeparated"
     for block in answer(settings, query, default_format):
         sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
