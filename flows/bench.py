@@ -5,10 +5,9 @@ python -m flows.bench throughput --events 200000 --runs 1
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from rich.table import Table
 from flows import bench_latency, bench_throughput
 from flows.bench_latency import Latency
 from flows.bench_throughput import Throughput
-from flows.errors import CHECK_FAILED, OK, LivePulseError
+from flows.errors import CHECK_FAILED, OK
 
 OUT: Final = Path("bench-out")
 
@@ -53,28 +52,41 @@ _LATENCY_ROWS: Final = (
 )
 
 
-def throughput(wanted: Throughput, *, as_json: bool = False, json_file: Path | None = None) -> int:
-    """Measure throughput; exit code 1 if a view was not exact.
+_ROWS: Final = {"throughput": _THROUGHPUT_ROWS, "latency": _LATENCY_ROWS}
+
+
+def throughput(
+    *,
+    events: int = 2_000_000,
+    runs: int = 3,
+    seed: int = 7,
+    keep: Path | None = None,
+    archive_figure: bool = True,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Measure throughput.
 
     Raises:
         LivePulseError: it could not be measured.
     """
-    result = bench_throughput.measure(wanted, _say)
-    _show(result, _THROUGHPUT_ROWS, as_json=as_json, json_file=json_file)
-    for difference in result["differences"]:
-        _say(difference)
-    return OK if result["exact"] else CHECK_FAILED
+    return bench_throughput.measure(Throughput(events, runs, seed, keep, archive_figure, workers), _say)
 
 
-def latency(wanted: Latency, *, as_json: bool = False, json_file: Path | None = None) -> int:
-    """Measure latency; exit code 1 if a probe never showed.
+def latency(
+    *,
+    rate: int = 20_000,
+    seconds: float = 60.0,
+    runs: int = 3,
+    seed: int = 7,
+    keep: Path | None = None,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Measure latency.
 
     Raises:
         LivePulseError: it could not be measured.
     """
-    result = bench_latency.measure(wanted, _say)
-    _show(result, _LATENCY_ROWS, as_json=as_json, json_file=json_file)
-    return OK if not result["lost"] else CHECK_FAILED
+    return bench_latency.measure(Latency(rate, seconds, runs, seed, keep, workers), _say)
 
 
 def _say(line: str) -> None:
@@ -83,8 +95,11 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _show(result: dict[str, Any], rows: Sequence[tuple[str, str]], *, as_json: bool, json_file: Path | None) -> None:
-    """To standard output: the JSON object, or a table with the JSON in a file (default: bench-out/<benchmark>.json)."""
+def show(result: Mapping[str, Any], json_file: Path | None = None, *, as_json: bool = False) -> int:
+    """To standard output: one JSON object, or a table with the JSON in a file (default: bench-out/<benchmark>.json).
+
+    The exit code is 1 if a view was not exact or a probe was lost.
+    """
     text = json.dumps(result, indent=None if as_json else 1)
     file = json_file or (None if as_json else OUT / f"{result['benchmark']}.json")
     if file is not None:
@@ -92,17 +107,22 @@ def _show(result: dict[str, Any], rows: Sequence[tuple[str, str]], *, as_json: b
         file.write_text(text + "\n")
     if as_json:
         sys.stdout.write(text + "\n")
-        return
-    table = Table(
-        title=f"livepulse bench {result['benchmark']}", caption=f"medians of {len(result['runs'])} runs; {file}"
-    )
+    else:
+        Console().print(_table(result, f"medians of {len(result['runs'])} runs; {file}"))
+        for difference in result.get("differences", ()):
+            _say(difference)
+    return OK if result.get("exact", True) and not result.get("lost") else CHECK_FAILED
+
+
+def _table(result: Mapping[str, Any], caption: str) -> Table:
+    table = Table(title=f"livepulse bench {result['benchmark']}", caption=caption)
     table.add_column("figure")
     table.add_column("measured", justify="right")
     table.add_column("wanted", justify="right")
-    for name, meaning in rows:
+    for name, meaning in _ROWS[result["benchmark"]]:
         if name in result:
             table.add_row(meaning, _readable(result[name]), _TARGETS.get(name, ""))
-    Console().print(table)
+    return table
 
 
 def _readable(value: object) -> str:
@@ -115,38 +135,3 @@ def _readable(value: object) -> str:
             return f"{value:,.0f}"
         case _:
             return str(value)
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m flows.bench", argument_default=argparse.SUPPRESS)
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    one, two = (kinds.add_parser(name, argument_default=argparse.SUPPRESS) for name in ("throughput", "latency"))
-    one.add_argument("--events", type=int)
-    one.add_argument("--keep", type=Path)
-    one.add_argument("--no-archive-figure", dest="archive_figure", action="store_false")
-    two.add_argument("--rate", type=int)
-    two.add_argument("--seconds", type=float)
-    for kind in (one, two):
-        kind.add_argument("--runs", type=int)
-        kind.add_argument("--seed", type=int)
-        kind.add_argument("--workers", type=int)
-        kind.add_argument("--json", dest="as_json", action="store_true")
-        kind.add_argument("--json-file", type=Path)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The same as `livepulse bench`, without the rest of the command line."""
-    given = vars(_arguments().parse_args(arguments))
-    kind, as_json, json_file = given.pop("kind"), given.pop("as_json", False), given.pop("json_file", None)
-    try:
-        if kind == "throughput":
-            return throughput(Throughput(**given), as_json=as_json, json_file=json_file)
-        return latency(Latency(**given), as_json=as_json, json_file=json_file)
-    except LivePulseError as error:
-        _say(f"error: {error}")
-        return error.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

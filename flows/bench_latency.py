@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +22,7 @@ import orjson
 from confluent_kafka import Producer
 
 from flows.bench_engine import EngineProcess, StoreReader
-from flows.bench_throughput import Say, machine
+from flows.bench_throughput import Say, home_of, machine, refuse_kept
 from flows.bench_traffic import background, make_producer
 from flows.broker import RealBroker
 from flows.errors import DependencyDown, Usage
@@ -59,11 +58,13 @@ class Latency:
     seconds: float = 60.0
     runs: int = 3
     seed: int = 7
+    keep: Path | None = None  # leave the last run's store there
     workers: int = 1
 
     def __post_init__(self) -> None:
         if self.rate < 1 or self.seconds < 1 or self.runs < 1:
             raise Usage("a latency benchmark needs a rate, a second and a run at least")
+        refuse_kept(self.keep)
 
 
 class Traffic(AbstractContextManager["Traffic"]):
@@ -154,8 +155,8 @@ def measure(wanted: Latency, say: Say) -> dict[str, Any]:
         for number in range(1, wanted.runs + 1):
             prefix = f"run{number}."
             broker.create_topics([prefix + topic for topic in CORE_TOPICS])
-            with tempfile.TemporaryDirectory(prefix="livepulse-bench-", ignore_cleanup_errors=True) as home:
-                runs.append(_run(broker.address, prefix, Path(home), wanted))
+            with home_of(wanted.keep if number == wanted.runs else None) as home:
+                runs.append(_run(broker.address, prefix, home, wanted))
             say(f"run {number} of {wanted.runs}: p50 {runs[-1]['p50_ms']} ms, p99 {runs[-1]['p99_ms']} ms")
     figures = {
         name: statistics.median(run[name] for run in runs) for name in runs[0] if name not in ("samples", "lost")

@@ -60,8 +60,13 @@ class Throughput:
     def __post_init__(self) -> None:
         if self.events < 1_000 or self.runs < 1:
             raise Usage("a benchmark needs at least 1,000 events and one run")
-        if self.keep is not None and any((self.keep / name).exists() for name in ("store", "events.ndjson.zst")):
-            raise Usage(f"{self.keep} holds what an earlier benchmark left; name another directory for --keep")
+        refuse_kept(self.keep)
+
+
+def refuse_kept(keep: Path | None) -> None:
+    """Raises `Usage` when the directory holds what an earlier benchmark left."""
+    if keep is not None and any((keep / name).exists() for name in ("store", "events.ndjson.zst")):
+        raise Usage(f"{keep} holds what an earlier benchmark left; name another directory for --keep")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +223,13 @@ def _in_turn(
     figures: dict[str, Any] = {}
     common = {"brokers": broker.address, "workers": wanted.workers}
     noop_per_s = noop(broker.address, CORE_TOPICS)
-    with _home(keep) as home:
+    with home_of(keep) as home:
         run = engine_run(home, {**common, "events_archive": False}, truths)
     wrong.extend(run.differences)
     figures |= {"noop_events_per_s": round(noop_per_s), **run.figures("engine", wanted.events, noop_per_s)}
     views = w1_truths[0].visible
     noop_per_s = noop(broker.address, (W1_PREFIX + "view",))
-    with _home(None) as home:
+    with home_of(None) as home:
         run = engine_run(home, {**common, **W1_SETTINGS}, w1_truths)
     wrong.extend(f"W1: {sentence}" for sentence in run.differences)
     return figures | {"w1_noop_events_per_s": round(noop_per_s), **run.figures("w1", views, noop_per_s)}
@@ -234,7 +239,7 @@ def _archive(broker: Broker, wanted: Throughput, truths: list[Truth], wrong: lis
     """The same with every event kept in the view `events`."""
     noop_per_s = noop(broker.address, CORE_TOPICS)
     missing = f"{wanted.events} - (SELECT count() FROM events)"  # noqa: S608  # a number and fixed words
-    with _home(None) as home:
+    with home_of(None) as home:
         settings = {"brokers": broker.address, "workers": wanted.workers, "events_archive": True}
         run = engine_run(home, settings, truths, missing)
     wrong.extend(f"archive: {sentence}" for sentence in run.differences)
@@ -243,7 +248,7 @@ def _archive(broker: Broker, wanted: Throughput, truths: list[Truth], wrong: lis
 
 
 @contextmanager
-def _home(keep: Path | None) -> Iterator[Path]:
+def home_of(keep: Path | None) -> Iterator[Path]:
     """A directory for an engine: `keep`, or one that goes away."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)

@@ -134,6 +134,7 @@ def make_producer(brokers: str, linger_ms: int = 50) -> Producer:
         {
             "bootstrap.servers": brokers,
             "enable.idempotence": True,
+            "log_level": 3,
             "linger.ms": linger_ms,
             "batch.size": 1_000_000,
             "compression.type": "lz4",
