@@ -38,7 +38,7 @@ _ID_CHARACTERS: Final = 24
 _CHUNK: Final = 50_000
 _QUEUED: Final = 300_000
 _FLUSH_SECONDS: Final = 120.0
-_TICK_SECONDS: Final = 0.05
+_TICK_SECONDS: Final = 0.1
 
 
 def make_events(count: int, seed: int, end_ms: int, span_ms: int = SPAN_MS) -> pl.DataFrame:
