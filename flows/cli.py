@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_traffic
+from flows import cli_bench, cli_traffic
 from flows.cli_options import (
     ALL_FIELDS,
     EPILOG,
@@ -18,7 +18,6 @@ from flows.cli_options import (
     plain,
     with_settings,
 )
-from flows.cli_tools import show_bench
 from flows.errors import OK
 from flows.settings import Settings
 
@@ -35,12 +34,12 @@ config_app = typer.Typer(help="Settings: what holds, and where it came from.", n
 bench_app = typer.Typer(help="Measure the engine on this machine, on a real broker of its own.", no_args_is_help=True)
 TRY, RUN, LOOK = "Try it", "Run it", "Look at it"
 app.command("simulate", rich_help_panel=TRY)(cli_traffic.simulate)
+app.command("replay", rich_help_panel=TRY)(cli_traffic.replay)
+bench_app.command("throughput")(cli_bench.throughput)
+bench_app.command("latency")(cli_bench.latency)
 app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
 
-Seed = Annotated[int, typer.Option(help="The same seed gives the same events")]
-Keep = Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Leave the store of the last run there")]
-JsonFile = Annotated[Path | None, typer.Option("--json-file", metavar="FILE", help="Write the figures there too")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines")]
 _NOT_AS_FLAG = {"store_password"}  # a flag is seen by every user of the machine: environment or file
 _RUN_FIELDS = [name for name in ALL_FIELDS if name not in _NOT_AS_FLAG]
@@ -147,54 +146,6 @@ def config_show(settings: Settings, *, as_json: AsJson = False) -> int:
 
     show_settings(settings, as_json=as_json)
     return OK
-
-
-@bench_app.command("throughput")
-@plain
-def bench_throughput(
-    *,
-    events: Annotated[int, typer.Option(help="Events of a run")] = 2_000_000,
-    runs: Annotated[int, typer.Option(help="Runs; medians are told")] = 3,
-    seed: Seed = 1,
-    keep: Keep = None,
-    json_file: JsonFile = None,
-    as_json: AsJson = False,
-) -> int:
-    """Events a second through the whole engine, beside what a consumer that does nothing reaches in the same run.
-
-    \b
-    Examples
-      livepulse bench throughput
-      livepulse bench throughput --json --seed 7 --keep ./bench-store
-    """
-    from flows import bench
-
-    return show_bench(bench.throughput(events=events, runs=runs, seed=seed, keep=keep), json_file, as_json=as_json)
-
-
-@bench_app.command("latency")
-@plain
-def bench_latency(
-    *,
-    rate: Annotated[int, typer.Option(help="Events a second")] = 20_000,
-    seconds: Annotated[int, typer.Option(help="Length of a run")] = 60,
-    runs: Annotated[int, typer.Option(help="Runs; medians are told")] = 3,
-    seed: Seed = 1,
-    keep: Keep = None,
-    json_file: JsonFile = None,
-    as_json: AsJson = False,
-) -> int:
-    """Time from producing an event until rows of all families that include it can be queried.
-
-    \b
-    Examples
-      livepulse bench latency --rate 20000
-      livepulse bench latency --rate 5000 --seconds 20 --json
-    """
-    from flows import bench
-
-    found = bench.latency(rate=rate, seconds=seconds, runs=runs, seed=seed, keep=keep)
-    return show_bench(found, json_file, as_json=as_json)
 
 
 @config_app.command("docs", hidden=True)

@@ -6,10 +6,9 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode, urlsplit
 
@@ -17,7 +16,7 @@ import typer
 
 from flows.cli_options import section_of
 from flows.configuration import PREFIX, unknown_variables
-from flows.errors import CHECK_FAILED, OK, DependencyDown, Usage
+from flows.errors import OK, DependencyDown, Usage
 from flows.settings import Settings, outside_name
 
 PARTS: Final = ("bytewax", "polars", "numpy", "pyarrow", "chdb", "clickhouse-connect", "confluent-kafka")
@@ -162,19 +161,3 @@ def show_versions(*, as_json: bool) -> None:
         typer.echo(json.dumps(found))
     else:
         typer.echo("\n".join(f"{name:19}{version}" for name, version in found.items()))
-
-
-def show_bench(found: Mapping[str, object], json_file: Path | None, *, as_json: bool) -> int:
-    """Print a benchmark's figures; the exit code is 1 if the figures of the engine were not exact."""
-    text = json.dumps(found, ensure_ascii=False)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(text + "\n", encoding="utf-8")
-    typer.echo(text if as_json else "\n".join(f"{name:28}{_figure(value)}" for name, value in found.items()))
-    return OK if found.get("exact", True) else CHECK_FAILED
-
-
-def _figure(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

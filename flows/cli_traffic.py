@@ -20,6 +20,7 @@ from flows.settings import Settings
 
 if TYPE_CHECKING:
     from flows.simulate import Progress
+    from flows.telemetry import Reporter
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write NDJSON files there instead of to Kafka")]
 TruthDir = Annotated[
@@ -61,6 +62,7 @@ def simulate(
       livepulse simulate --fast --events 500000 --truth ./truth
     """
     from flows.simulate import Options, simulate_to_files, simulate_to_kafka
+    from flows.telemetry import Standing
 
     options = _built(
         Options, seed=seed, rate=rate, events=events, duration_s=_seconds(lasting), history_s=_seconds(history) or 0.0,
@@ -69,18 +71,74 @@ def simulate(
         topic_prefix=settings.topic_prefix, platform_zone=settings.platform_zone,
         out_of_orderness_ms=settings.out_of_orderness_ms + settings.allowed_lateness_ms,
     )  # fmt: skip
-    with _stopping() as stop, _progress() as report:
+    with _stopping() as stop, _progress() as reporter:
+
+        def report(progress: Progress) -> None:
+            reporter.report(Standing(progress.messages, progress.event_time))
+
         if out is not None:
             if events is None and lasting is None:
                 raise Usage("files need a bound: give --events N or --for DURATION")
             found = simulate_to_files(out, options, report, stop)
         else:
-            properties = {k: v for k, v in settings.client_properties().items() if k != "bootstrap.servers"}
-            found = simulate_to_kafka(settings.brokers, options, stop, report, properties)
+            found = simulate_to_kafka(settings.brokers, options, stop, report, _properties(settings))
     if truth is not None:
         found.write(truth)
     typer.echo(json.dumps(found.totals))
     return OK
+
+
+@with_settings(*KAFKA_FIELDS)
+def replay(
+    settings: Settings,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="NDJSON of events, plain, .gz or .zst")],
+    *,
+    speed: Annotated[str, typer.Option(metavar="FACTOR|max", help="Event time per wall time")] = "1",
+    shift_to_now: Annotated[str | None, typer.Option(metavar="start|end", help="Let it start, or end, now")] = None,
+    partitions: Annotated[int, typer.Option(help="Partitions of topics that are made")] = 4,
+) -> int:
+    """Publish recorded events to Kafka, at the pace at which they happened or faster; Ctrl-C ends it.
+
+    \b
+    Examples
+      livepulse replay events.ndjson.gz --speed 60
+      livepulse replay monday.zst tuesday.zst --speed max --brokers kafka-1:9092
+      livepulse replay evening.ndjson --shift-to-now start
+    """
+    from flows.replay import ReplayOptions
+    from flows.replay import replay as replay_files
+    from flows.telemetry import Standing
+
+    options = _built(
+        ReplayOptions, speed=None if speed == "max" else _factor(speed), shift_to_now=_end_of(shift_to_now),
+        topic_prefix=settings.topic_prefix, partitions=partitions,
+    )  # fmt: skip
+    with _stopping() as stop, _progress() as reporter:
+        counts = replay_files(
+            files, settings.brokers, options, stop,
+            lambda c: reporter.report(Standing(c.lines, c.event_time, done=c.done)), _properties(settings),
+        )  # fmt: skip
+    published = {topic: counts.published[topic] for topic in sorted(counts.published)}
+    typer.echo(json.dumps({"lines": counts.lines, "published": published, "unroutable": counts.unroutable}))
+    return OK
+
+
+def _properties(settings: Settings) -> dict[str, str]:
+    """What clients need beside the address."""
+    return {name: text for name, text in settings.client_properties().items() if name != "bootstrap.servers"}
+
+
+def _factor(speed: str) -> float:
+    try:
+        return float(speed)
+    except ValueError:
+        raise Usage(f"--speed {speed}: write a factor such as 60, or max") from None
+
+
+def _end_of(shift_to_now: str | None) -> str | None:
+    if shift_to_now not in (None, "start", "end"):
+        raise Usage(f"--shift-to-now {shift_to_now}: write start or end")
+    return shift_to_now
 
 
 def _built(kind: type[Any], **values: object) -> Any:  # noqa: ANN401 - the dataclass that was given
@@ -118,15 +176,12 @@ def _stopping() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
-    from flows.telemetry import Reporter, Screen, Standing
+def _progress() -> Iterator[Reporter]:
+    """A reporter on stderr for as long as the block lasts."""
+    from flows.telemetry import Reporter, Screen
 
     reporter = Reporter(Screen(sys.stderr))
-
-    def report(progress: Progress) -> None:
-        reporter.report(Standing(progress.messages, progress.event_time))
-
     try:
-        yield report
+        yield reporter
     finally:
         reporter.close()

@@ -1,0 +1,67 @@
+"""Commands that measure: bench throughput, bench latency."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli_options import plain
+
+Seed = Annotated[int, typer.Option(help="The same seed gives the same events")]
+Runs = Annotated[int, typer.Option(help="Runs, no-op and engine in turn; medians are told")]
+Keep = Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Leave the store of the last run there")]
+JsonFile = Annotated[Path | None, typer.Option("--json-file", metavar="FILE", help="Write the figures there too")]
+Workers = Annotated[int, typer.Option(help="Engine processes")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines")]
+
+
+@plain
+def throughput(
+    *,
+    events: Annotated[int, typer.Option(help="Events of a run")] = 2_000_000,
+    runs: Runs = 3,
+    workers: Workers = 1,
+    seed: Seed = 7,
+    archive: Annotated[bool, typer.Option(help="Measure with every event kept, too")] = True,
+    keep: Keep = None,
+    json_file: JsonFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Events a second through the whole engine, beside what a consumer that does nothing reaches in the same run.
+
+    \b
+    Examples
+      livepulse bench throughput
+      livepulse bench throughput --json --seed 7 --keep ./bench-store
+    """
+    from flows import bench
+
+    found = bench.throughput(events=events, runs=runs, seed=seed, keep=keep, archive_figure=archive, workers=workers)
+    return bench.show(found, json_file, as_json=as_json)
+
+
+@plain
+def latency(
+    *,
+    rate: Annotated[int, typer.Option(help="Events a second")] = 20_000,
+    seconds: Annotated[float, typer.Option(help="Length of a run")] = 60.0,
+    runs: Runs = 3,
+    workers: Workers = 1,
+    seed: Seed = 7,
+    keep: Keep = None,
+    json_file: JsonFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Time from producing an event until rows of all families that include it can be queried.
+
+    \b
+    Examples
+      livepulse bench latency --rate 20000
+      livepulse bench latency --rate 5000 --seconds 20 --json
+    """
+    from flows import bench
+
+    found = bench.latency(rate=rate, seconds=seconds, runs=runs, seed=seed, keep=keep, workers=workers)
+    return bench.show(found, json_file, as_json=as_json)
