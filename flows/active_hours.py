@@ -16,7 +16,7 @@ import polars as pl
 
 from flows.active_users import INCREMENTS, ActivityShard
 from flows.kernel import Progress
-from schemas.events import ALL, OTHER
+from schemas.events import OTHER
 from schemas.windows import ActivitySpec, PlatformHour, UserHour
 
 __all__ = ["ActivityMerge", "ActivityShard", "ActivitySpec"]
@@ -26,6 +26,7 @@ _FOREVER: Final = 1 << 62
 _KEYS: Final = ("cut", "start", "dim", "value")
 _MEASURES: Final = ("events", "users", "watch_ms")
 _STATE: Final[dict[str, pl.DataType]] = {**INCREMENTS, "end": pl.Int64(), "changed": pl.Boolean()}
+_WAITING_MAX: Final = 1 << 16  # rows of increments that may wait to be summed
 _UNTOLD_MIN: Final = 1 << 18  # logged rows below which nobody minds that no delta is ever asked for
 
 
@@ -62,23 +63,37 @@ class ActivityMerge:
         self._rows = pl.DataFrame(schema=_STATE)
         self._watermark = -_FOREVER  # of the last emission
         self._pending: list[pl.DataFrame] = []
+        self._next_end = _FOREVER  # nothing closes, and nothing that is closed changes, before the watermark is there
         self._start_delta(full=False)
 
     def fold(self, increments: list[pl.DataFrame]) -> None:
         """See `flows.kernel.MergeKernel`. Sums wait for the next `emit`."""
         self._pending.extend(increments)
+        for frame in increments:
+            self._next_end = min(self._next_end, self._first_end(frame))
+
+    def _first_end(self, increments: pl.DataFrame) -> int:
+        """When the first window in there closes."""
+        codes, starts = increments["cut"].to_numpy(), increments["start"].to_numpy()
+        return min(
+            (cut.closes_at(int(mine.min())) for code, cut in self._cuts.items() if len(mine := starts[codes == code])),
+            default=_FOREVER,
+        )
 
     def emit(self, progress: Progress) -> Mapping[str, pl.DataFrame]:
         """See `flows.kernel.MergeKernel`."""
         watermark = _FOREVER if progress.end else progress.watermark
+        waiting = sum(frame.height for frame in self._pending)
+        if not progress.early and watermark < self._next_end and waiting < _WAITING_MAX:
+            return {}
         untold = _sum(self._pending[self._told :])
         increments = _sum(self._pending) if self._told else untold
         self._log(_Step(untold, watermark, progress.early))
-        due = self._advance(increments, watermark, progress.early)
+        due = self._advance(increments, watermark, early=progress.early)
         rows = due.with_columns(is_final=(pl.col("end") <= watermark).cast(pl.UInt8))
         return {name: table for name, table in self._tables(rows).items() if table.height}
 
-    def _advance(self, increments: pl.DataFrame, watermark: int, early: bool) -> pl.DataFrame:
+    def _advance(self, increments: pl.DataFrame, watermark: int, *, early: bool) -> pl.DataFrame:
         """Fold all that is pending, take the rows that are due, forget what has passed. Replayed on restore."""
         self._pending, self._told = [], 0
         if increments.height:
@@ -95,7 +110,12 @@ class ActivityMerge:
         forget = watermark - self.spec.retain_ms
         if watermark < _FOREVER and isinstance(oldest, int) and oldest <= forget:
             self._rows = self._rows.filter(end > forget)
+        self._next_end = self._open_end()
         return emitted
+
+    def _open_end(self) -> int:
+        first = self._rows.select(pl.col("end").filter(pl.col("end") > self._watermark).min()).item()
+        return first if isinstance(first, int) else _FOREVER
 
     def _add(self, increments: pl.DataFrame) -> None:
         windows = increments.select("cut", "start").unique()
@@ -128,14 +148,14 @@ class ActivityMerge:
         beyond = new.filter(place + pl.col("size").fill_null(0) > self.spec.value_cap).select(_KEYS)
         if not beyond.height:
             return increments
-        marked = increments.join(beyond.with_columns(tail=pl.lit(True)), on=_KEYS, how="left")
-        return marked.with_columns(
-            value=pl.when(pl.col("tail").fill_null(False)).then(pl.lit(OTHER)).otherwise("value")
-        ).select(*INCREMENTS)
+        tail = increments.join(beyond, on=_KEYS, how="semi").with_columns(value=pl.lit(OTHER))
+        return pl.concat((increments.join(beyond, on=_KEYS, how="anti"), tail)).select(*INCREMENTS)
 
     def _tables(self, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
         users = rows.filter(pl.col("cut") > 0).select(
-            window_start="start", window_seconds=pl.col("cut").cast(pl.Int64), **_plain("dim", "value", *_MEASURES, "is_final")
+            window_start="start",
+            window_seconds=pl.col("cut").cast(pl.Int64),
+            **_plain("dim", "value", *_MEASURES, "is_final"),
         )
         wall = pl.from_epoch("start", time_unit="ms")
         bases = {PlatformHour(self.spec.platform_zone).code: "platform", UserHour().code: "user"}
@@ -174,8 +194,9 @@ class ActivityMerge:
         """See `flows.kernel.Persistent`."""
         self._start_delta(full=False)
         pending = _sum(self._pending)
-        steps = [(_ipc(pending), None, False)] if pending.height else []
-        return msgspec.msgpack.encode(_Blob(_FORMAT, True, self._watermark, _ipc(self._rows), steps))
+        steps: list[tuple[bytes, int | None, bool]] = [(_ipc(pending), None, False)] if pending.height else []
+        blob = _Blob(_FORMAT, full=True, watermark=self._watermark, rows=_ipc(self._rows), steps=steps)
+        return msgspec.msgpack.encode(blob)
 
     def delta(self) -> bytes:
         """See `flows.kernel.Persistent`."""
@@ -183,12 +204,12 @@ class ActivityMerge:
             return self.snapshot()
         untold = _sum(self._pending[self._told :])
         if untold.height:
-            self._log(_Step(untold, None, False))
+            self._log(_Step(untold, None, early=False))
         if not self._steps:
             return b""
         steps = [(_ipc(step.increments), step.watermark, step.early) for step in self._steps]
         self._start_delta(full=False)
-        return msgspec.msgpack.encode(_Blob(_FORMAT, False, self._watermark, b"", steps))
+        return msgspec.msgpack.encode(_Blob(_FORMAT, full=False, watermark=self._watermark, rows=b"", steps=steps))
 
     def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
         """See `flows.kernel.Persistent`."""
@@ -204,11 +225,12 @@ class ActivityMerge:
         if blob.full:
             self._start_empty()
             self._rows, self._watermark = _from_ipc(blob.rows, _STATE), blob.watermark
+            self._next_end = self._open_end()
         for increments, watermark, early in blob.steps:
             if increments:
-                self._pending.append(_from_ipc(increments, INCREMENTS))
+                self.fold([_from_ipc(increments, INCREMENTS)])
             if watermark is not None:
-                self._advance(_sum(self._pending), watermark, early)
+                self._advance(_sum(self._pending), watermark, early=early)
 
 
 def _sum(increments: list[pl.DataFrame]) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from flows.id_sets import Ids, IdSet, KeyIndex, Keys, Places
+from flows.id_sets import Ids, KeyIndex, Keys, Places, WindowSets
 from schemas.windows import Int64s, Window
 
 _FORMAT: Final = 1
@@ -41,7 +41,7 @@ class SeenPairs:
         self._next_expiry = _NEVER
         self._pairs = KeyIndex()
         self._renumber_at = _RENUMBER_MIN
-        self._sets: dict[tuple[int, int], IdSet] = {}
+        self._sets = {code: WindowSets(cut.size_ms) for code, cut in self._cuts.items()}
         self._scratch: Ids = np.empty(0, dtype=np.int64)
         self._start_delta(full=False)
 
@@ -87,17 +87,20 @@ class SeenPairs:
         return np.concatenate(places) if places else np.zeros(0, dtype=np.intp)
 
     def _add(self, name: tuple[int, int], ids: Ids) -> Places:
-        held = self._sets.get(name)
-        if held is None:
-            held = self._sets[name] = IdSet()
+        code, start = name
+        held = self._sets[code]
+        if start not in held:
             self._next_expiry = min(self._next_expiry, self._expiry(name))
-        places = held.add(ids, len(self._pairs), self._scratch)
+        places = held.add(start, ids, len(self._pairs), self._scratch)
         if len(places) and not self._full:
             self._fresh.setdefault(name, []).append(ids[places].astype(np.int32))
             self._fresh_count += len(places)
             if self._fresh_count > _UNTOLD_MIN + 4 * len(self._pairs):
                 self._start_delta(full=True)  # nobody asks for deltas: do not hoard them
         return places
+
+    def _names(self) -> list[tuple[int, int]]:
+        return [(code, start) for code, held in self._sets.items() for start in held.starts()]
 
     def _expiry(self, name: tuple[int, int]) -> int:
         code, start = name
@@ -108,12 +111,19 @@ class SeenPairs:
         if watermark < self._next_expiry:
             return
         self._watermark, self._moved = watermark, True
-        for name in [n for n in self._sets if self._expiry(n) <= watermark]:
-            del self._sets[name]
-            self._fresh_count -= sum(map(len, self._fresh.pop(name, ())))
-        self._next_expiry = min(map(self._expiry, self._sets), default=_NEVER)
+        self._drop_passed()
         if len(self._pairs) > self._renumber_at:
             self._renumber()
+
+    def _drop_passed(self) -> None:
+        self._next_expiry = _NEVER
+        for name in self._names():
+            expiry = self._expiry(name)
+            if expiry > self._watermark:
+                self._next_expiry = min(self._next_expiry, expiry)
+                continue
+            self._sets[name[0]].drop(name[1])
+            self._fresh_count -= sum(map(len, self._fresh.pop(name, ())))
 
     def _renumber(self) -> None:
         """Forget the pairs that are in no window, when they are half of all."""
@@ -122,25 +132,18 @@ class SeenPairs:
             held.mark(alive)
         count = int(np.count_nonzero(alive))
         if 2 * count <= len(self._pairs):
-            number = np.cumsum(alive)
             self._pairs = KeyIndex(self._pairs.keys[alive[1:]])
-            old, self._sets = self._sets, {}
-            for name, held in old.items():
-                self._load(name, number[held.ids()])
+            for held in self._sets.values():
+                held.renumber(alive)
             self._start_delta(full=True)
         self._renumber_at = max(_RENUMBER_MIN, 2 * count, len(self._pairs) * 5 // 4)
-
-    def _load(self, name: tuple[int, int], ids: Ids) -> None:
-        held = self._sets.setdefault(name, IdSet())
-        held.load(ids, len(self._pairs))
-        self._next_expiry = min(self._next_expiry, self._expiry(name))
 
     def snapshot(self) -> bytes:
         """Everything; starts a new delta."""
         self._start_delta(full=False)
-        sets = [(*name, held.ids().astype("<i4").tobytes()) for name, held in self._sets.items()]
+        sets = [(*name, self._sets[name[0]].ids(name[1]).astype("<i4").tobytes()) for name in self._names()]
         keys = self._pairs.keys.astype("<u8").tobytes()
-        return msgspec.msgpack.encode(_Blob(_FORMAT, True, self._watermark, keys, sets))
+        return msgspec.msgpack.encode(_Blob(_FORMAT, full=True, watermark=self._watermark, keys=keys, sets=sets))
 
     def delta(self) -> bytes:
         """What changed since the last `snapshot` or `delta`; empty when nothing did."""
@@ -151,7 +154,7 @@ class SeenPairs:
         sets = [(*name, np.concatenate(ids).astype("<i4").tobytes()) for name, ids in self._fresh.items()]
         keys = self._pairs.keys[self._keys_told :].astype("<u8").tobytes()
         self._start_delta(full=False)
-        return msgspec.msgpack.encode(_Blob(_FORMAT, False, self._watermark, keys, sets))
+        return msgspec.msgpack.encode(_Blob(_FORMAT, full=False, watermark=self._watermark, keys=keys, sets=sets))
 
     def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
         """Become the state that wrote these."""
@@ -167,9 +170,9 @@ class SeenPairs:
         if blob.full:
             self._start_empty()
         self._pairs.extend(np.frombuffer(blob.keys, dtype="<u8").astype(np.uint64))
+        universe = len(self._pairs)
+        scratch = np.empty(universe + 1, dtype=np.int64)
         for code, start, ids in blob.sets:
-            self._load((code, start), np.frombuffer(ids, dtype="<i4").astype(np.int64))
+            self._sets[code].add(start, np.frombuffer(ids, dtype="<i4").astype(np.int64), universe, scratch)
         self._watermark = blob.watermark
-        for name in [n for n in self._sets if self._expiry(n) <= blob.watermark]:
-            del self._sets[name]
-        self._next_expiry = min(map(self._expiry, self._sets), default=_NEVER)
+        self._drop_passed()

@@ -28,3 +28,20 @@ def distinct(keys: Int64s) -> tuple[Int64s, Int64s]:
     place = np.empty(span, dtype=np.int64)
     place[values] = np.arange(len(values))
     return values + low, place.take(shifted)
+
+
+def totals(keys: Int64s, weights: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+    """Distinct keys, ascending, how often each occurs, and the sum of its weights. Exact. `keys` may not be empty."""
+    low = int(keys.min())
+    span = int(keys.max()) - low + 1
+    if span > _DENSE * len(keys) + 1024:
+        values, places = np.unique(keys, return_inverse=True)
+        sums = np.zeros(len(values), dtype=np.int64)
+        np.add.at(sums, places, weights)
+        return values, np.bincount(places), sums
+    shifted = keys - low
+    counts = np.bincount(shifted)
+    sums = np.zeros(span, dtype=np.int64)
+    np.add.at(sums, shifted, weights)  # integers, not the floats of bincount's weights
+    values = counts.nonzero()[0]
+    return values + low, counts[values], sums[values]

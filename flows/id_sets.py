@@ -1,8 +1,7 @@
 """Exact distinct counts over many windows at once: keys get small ids, and each window holds a set of ids.
 
 A user is active in a minute, in its hour and in two local hours; holding a 64-bit hash in each would take 8 bytes a
-window. Here a key is looked up once (`KeyIndex`), and a window's set (`IdSet`) is a bitmap over ids, or a sorted list
-of ids where that is smaller: look-ups are array gathers, and a closed window of a busy minute takes a bit a key.
+window. Here a key is looked up once (`KeyIndex`), and a window's set (`WindowSets`) is a bit an id.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ Places = npt.NDArray[np.intp]
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads keys that share low bits, as a shard's do
 _MAX_LOAD = 0.6
-_SMALL_UNIVERSE = 1 << 13  # up to this many ids a bitmap (1 KiB) is always used
 _BIT: npt.NDArray[np.uint8] = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 
 
@@ -102,76 +100,120 @@ class KeyIndex:
             ids, slot = ids[on], (slot[on] + step) & self._mask
 
     def _home(self, keys: Keys) -> Ids:
-        return ((keys * _MIX) >> self._shift).astype(np.int64)
+        return ((keys * _MIX) >> self._shift).view(np.int64)
 
 
-class IdSet:
-    """A set of ids, as a bitmap or, while that is smaller, as a sorted list."""
+class WindowSets:
+    """A set of ids for each window of one size.
 
-    __slots__ = ("_bits", "_few")
+    Eight neighbouring windows share an array of bytes, one byte an id and one bit a window, so that a look-up is one
+    gather and a closed window takes a bit an id. A window with few ids for its universe is a sorted list instead.
+    """
 
-    def __init__(self) -> None:
-        self._few: npt.NDArray[np.int32] | None = np.zeros(0, dtype=np.int32)
-        self._bits = np.zeros(0, dtype=np.uint8)
+    def __init__(self, size_ms: int) -> None:
+        self._size = size_ms
+        self._few: dict[int, npt.NDArray[np.int32]] = {}  # start → ids, ascending
+        self._bits: dict[int, npt.NDArray[np.uint8]] = {}  # block of windows → bits by id
+        self._in_bits: set[int] = set()  # starts of the windows in there
 
-    def add(self, ids: Ids, universe: int, scratch: Ids) -> Places:
-        """Add ids (each ≤ `universe`) and answer one place of each id that the set lacked.
+    def __contains__(self, start: int) -> bool:
+        return start in self._few or start in self._in_bits
+
+    def starts(self) -> list[int]:
+        """The windows held, ascending."""
+        return sorted((*self._few, *self._in_bits))
+
+    def add(self, start: int, ids: Ids, universe: int, scratch: Ids) -> Places:
+        """Add ids (each ≤ `universe`) to a window and answer one place of each id that it lacked.
 
         `scratch` has a cell for each id up to `universe`; what it holds does not matter.
         """
-        if self._few is not None and (universe < _SMALL_UNIVERSE or 32 * (len(self._few) + len(ids)) > universe):
-            self._bits, self._few = self._bitmap(universe), None
-        lacked = self._lacked(ids, universe)
+        if start not in self._in_bits:
+            few = self._few.setdefault(start, np.zeros(0, dtype=np.int32))
+            if 32 * (len(few) + len(ids)) > universe:  # four bytes an id are more than a bit of each
+                self._to_bits(start, few, universe)
+        if start in self._in_bits:
+            block, bit = self._block(start, universe)
+            lacked = ((block.take(ids) & bit) == 0).nonzero()[0]
+        else:
+            block, bit = None, np.uint8(0)
+            lacked = np.flatnonzero(~_member(few, ids))
         wanted = ids[lacked]
         order = np.arange(len(lacked))
         scratch[wanted] = order  # of several places of one id the last written stays
-        places = lacked[scratch[wanted] == order]
-        self._put(ids[places])
+        once = (scratch.take(wanted) == order).nonzero()[0]
+        places: Places = lacked[once]
+        added = wanted[once]
+        if block is None:
+            self._few[start] = np.sort(np.concatenate((few, added.astype(np.int32))))
+        else:
+            block[added] |= bit  # ids are distinct here
         return places
 
-    def _lacked(self, ids: Ids, universe: int) -> Places:
-        if self._few is not None:
-            if not len(self._few):
-                return np.arange(len(ids))
-            at = np.searchsorted(self._few, ids)
-            at[at == len(self._few)] = 0
-            return np.flatnonzero(self._few[at] != ids)
-        if universe // 8 >= len(self._bits):
-            grown = np.zeros(universe * 5 // 32 + 16, dtype=np.uint8)  # a quarter more than now needed
-            grown[: len(self._bits)] = self._bits
-            self._bits = grown
-        return np.flatnonzero((self._bits.take(ids >> 3) & _BIT.take(ids & 7)) == 0)
+    def _block(self, start: int, universe: int) -> tuple[npt.NDArray[np.uint8], np.uint8]:
+        """The array and the bit of a window; the array reaches every id of the universe."""
+        number, place = divmod(start // self._size, 8)
+        block = self._bits.get(number)
+        if block is None or len(block) <= universe:
+            grown = np.zeros(universe * 5 // 4 + 16, dtype=np.uint8)
+            if block is not None:
+                grown[: len(block)] = block
+            block = self._bits[number] = grown
+        return block, _BIT[place]
 
-    def _put(self, ids: Ids) -> None:
-        """Add distinct ids that are not there."""
-        if self._few is not None:
-            self._few = np.sort(np.concatenate((self._few, ids.astype(np.int32))))
+    def _to_bits(self, start: int, few: npt.NDArray[np.int32], universe: int) -> None:
+        block, bit = self._block(start, universe)
+        block[few] |= bit
+        self._in_bits.add(start)
+        del self._few[start]
+
+    def ids(self, start: int) -> npt.NDArray[np.int32]:
+        """Ids of a window that is held."""
+        if start in self._few:
+            return self._few[start]
+        number, place = divmod(start // self._size, 8)
+        held: npt.NDArray[np.int32] = (self._bits[number] & _BIT[place]).nonzero()[0].astype(np.int32)
+        return held
+
+    def drop(self, start: int) -> None:
+        """Forget a window."""
+        if self._few.pop(start, None) is not None or start not in self._in_bits:
+            return
+        self._in_bits.remove(start)
+        number, place = divmod(start // self._size, 8)
+        if any(other // self._size // 8 == number for other in self._in_bits):
+            self._bits[number] &= ~_BIT[place]
         else:
-            np.bitwise_or.at(self._bits, ids >> 3, _BIT.take(ids & 7))
-
-    def ids(self) -> npt.NDArray[np.int32]:
-        """All ids, ascending."""
-        if self._few is not None:
-            return self._few
-        return np.flatnonzero(np.unpackbits(self._bits, bitorder="little")).astype(np.int32)
+            del self._bits[number]
 
     def mark(self, alive: npt.NDArray[np.bool_]) -> None:
-        """Set `alive[id]` for each id held."""
-        alive[self.ids()] = True
+        """Set `alive[id]` for every id that any window holds."""
+        for few in self._few.values():
+            alive[few] = True
+        for block in self._bits.values():
+            alive[: len(block)] |= block[: len(alive)] != 0
+
+    def renumber(self, alive: npt.NDArray[np.bool_]) -> None:
+        """Give the ids marked in `alive` (others are not held) the numbers 1, 2, … in their order."""
+        number = np.cumsum(alive).astype(np.int32)
+        old = np.flatnonzero(alive)
+        self._few = {start: number[few] for start, few in self._few.items()}
+        for name, block in self._bits.items():
+            within = old[old < len(block)]
+            self._bits[name] = np.concatenate((np.zeros(1, dtype=np.uint8), block[within]))
 
     def nbytes(self) -> int:
         """Bytes held."""
-        return self._bits.nbytes + (0 if self._few is None else self._few.nbytes)
+        return sum(few.nbytes for few in self._few.values()) + sum(block.nbytes for block in self._bits.values())
 
-    def load(self, ids: Ids, universe: int) -> None:
-        """Become the set of these distinct ids and those already there."""
-        self.add(ids, universe, np.empty(universe + 1, dtype=np.int64))
 
-    def _bitmap(self, universe: int) -> npt.NDArray[np.uint8]:
-        bits = np.zeros(universe // 8 + 1, dtype=np.uint8)
-        if self._few is not None:
-            np.bitwise_or.at(bits, self._few >> 3, _BIT.take(self._few & 7))
-        return bits
+def _member(ascending: npt.NDArray[np.int32], ids: Ids) -> npt.NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(ids), dtype=np.bool_)
+    at = np.searchsorted(ascending, ids.astype(np.int32))
+    at[at == len(ascending)] = 0
+    found: npt.NDArray[np.bool_] = ascending[at] == ids
+    return found
 
 
 class RecentKeys:
@@ -188,10 +230,11 @@ class RecentKeys:
 
     def unmet(self, keys: Keys) -> Places:
         """Places that include the first meeting of every key not met before; few others. Keys are remembered."""
-        slot = ((keys * _MIX) >> self._shift).astype(np.int64)
+        slot = ((keys * _MIX) >> self._shift).view(np.int64)
         rows = np.flatnonzero(self._held.take(slot) != keys)
         slot, wanted = slot[rows], keys[rows]
         self._held[slot] = wanted
         self._owner[slot] = rows
         owner = self._owner.take(slot)
-        return rows[(owner == rows) | (keys[owner] != wanted)]
+        kept: Places = rows[(owner == rows) | (keys[owner] != wanted)]
+        return kept

@@ -34,6 +34,10 @@ class Window(Protocol):
     def code(self) -> int:
         """A number that names this way of cutting in stored state."""
 
+    @property
+    def size_ms(self) -> int:
+        """How far starts lie apart."""
+
     def starts(self, times: Int64s, platform_offsets: Int64s, user_offsets: Int64s) -> Int64s:
         """The window of each event: times are epoch ms, offsets ms east of UTC; all of length n."""
 
@@ -56,14 +60,18 @@ class TumblingWindow:
         """Its length in seconds."""
         return self.seconds
 
-    def starts(self, times: Int64s, platform_offsets: Int64s, user_offsets: Int64s) -> Int64s:
+    @property
+    def size_ms(self) -> int:
+        """Its length in ms."""
+        return self.seconds * SECOND_MS
+
+    def starts(self, times: Int64s, platform_offsets: Int64s, user_offsets: Int64s) -> Int64s:  # noqa: ARG002
         """See `Window`; offsets are not looked at."""
-        size = self.seconds * SECOND_MS
-        return times // size * size
+        return times // self.size_ms * self.size_ms
 
     def closes_at(self, start: int) -> int:
         """See `Window`."""
-        return start + self.seconds * SECOND_MS
+        return start + self.size_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +80,12 @@ class PlatformHour:
 
     zone: str
     code: int = field(default=0, init=False)
+    size_ms: int = field(default=HOUR_MS, init=False)
 
     def __post_init__(self) -> None:
         ZoneInfo(self.zone)  # raises for a zone that is not there
 
-    def starts(self, times: Int64s, platform_offsets: Int64s, user_offsets: Int64s) -> Int64s:
+    def starts(self, times: Int64s, platform_offsets: Int64s, user_offsets: Int64s) -> Int64s:  # noqa: ARG002
         """See `Window`."""
         return (times + platform_offsets) // HOUR_MS * HOUR_MS
 
@@ -90,8 +99,9 @@ class UserHour:
     """The hours of each user's own clock. One closes when even a clock in UTC−12 has passed it."""
 
     code: int = field(default=-1, init=False)
+    size_ms: int = field(default=HOUR_MS, init=False)
 
-    def starts(self, times: Int64s, platform_offsets: Int64s, user_offsets: Int64s) -> Int64s:
+    def starts(self, times: Int64s, platform_offsets: Int64s, user_offsets: Int64s) -> Int64s:  # noqa: ARG002
         """See `Window`."""
         return (times + user_offsets) // HOUR_MS * HOUR_MS
 

@@ -86,4 +86,5 @@ def platform_hour_end(day: date, hour: int, zone: str) -> int:
 
 def user_hour_end(day: date, hour: int) -> int:
     """Epoch ms at which a clock in UTC−12 has passed that hour."""
-    return int(datetime(day.year, day.month, day.day, hour, tzinfo=ZoneInfo("Etc/GMT+12")).timestamp()) * 1000 + 3_600_000
+    start = datetime(day.year, day.month, day.day, hour, tzinfo=ZoneInfo("Etc/GMT+12"))
+    return int(start.timestamp()) * 1000 + 3_600_000
