@@ -37,7 +37,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of the contract; `bounds` is the name of the limit that an integer must not pass, `low` its least value."""
+    """A field of the contract; `bound` names the limit that an integer must not pass, `low` is its least value."""
 
     name: str
     kind: Kind

@@ -58,7 +58,7 @@ MEANING: Final[dict[Reason, str]] = {
     Reason.TOO_MANY_TAGS: "There are more tags than allowed.",
     Reason.UNKNOWN_ZONE: "`tz` is not a zone of the IANA time zone database.",
     Reason.INVALID_CURRENCY: "`currency` is not three capital letters (ISO 4217).",
-    Reason.INVALID_EXPERIMENTS: "`experiments` has too many entries, or an empty, over-long or unusable name or variant.",
+    Reason.INVALID_EXPERIMENTS: "`experiments` has too many entries, or an unusable name or variant.",
     Reason.INVALID_TIME: "`event_time` is not an RFC 3339 time with a zone (leap seconds are not taken).",
     Reason.TIME_TOO_OLD: "`event_time` is before the earliest time that is taken (seconds instead of milliseconds?).",
     Reason.TIME_IN_FUTURE: "`event_time` is too far ahead of the record's time (microseconds? a wrong clock?).",

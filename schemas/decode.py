@@ -1,0 +1,280 @@
+"""Messages to columns, tens of thousands at a time.
+
+`Decoder` reads a batch in compiled code (`decode_scan`), sends what that could not prove valid to the exact judge
+(`validate`), one by one, and puts the good ones among them at their places. The outcome of a message is the judge's,
+alone or in any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from schemas import hashing
+from schemas.decode_columns import Mask, list_column, number_column, text_column
+from schemas.decode_compile import Bytes
+from schemas.decode_fields import CODE, FIELDS, Kind, zone_names
+from schemas.decode_rules import (
+    EVENT_TIME,
+    FIRST_SLOT,
+    PRESENT,
+    SPAN_BITS,
+    TAG_COUNT,
+    TAG_FIRST,
+    TAGS_END,
+    TAKEN,
+    Found,
+    Int64s,
+    build_rules,
+    empty_found,
+)
+from schemas.decode_scan import scan, scan_topics
+from schemas.events import KIND, OPTIONAL, Limits, frame_schema
+from schemas.reasons import Reason
+from schemas.validate import Reject, Valid, judge, judge_line
+
+REJECT_SCHEMA: Final = {"row": pl.UInt32(), "topic": pl.String(), "reason": pl.String(), "detail": pl.String()}
+_NUMBERS: Final = frozenset(f.name for f in FIELDS if f.kind in (Kind.INT, Kind.VERSION, Kind.BOOL))
+_OF_SOURCE: Final = frozenset({"partition", "offset", "ingest_time"})
+_ALWAYS_READ: Final = ("event_id", "user_id", "tz")  # hashed, hashed, checked
+_PADDING: Final = b"\n" * 32  # what compiled code may read behind the last message
+_NO_BYTES: Final = np.frombuffer(_PADDING, dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded batch. `row` is a message's index in it (UInt32); rows are in the order of the batch.
+
+    `frame`: valid events: `row` and the columns of `frame_schema(wanted)` without partition, offset and ingest_time.
+    `rejects`: row, topic (null: not known), reason (a `Reason`), detail.
+    `key_mismatches`: valid events whose message key is there and is not their user_id.
+    """
+
+    frame: pl.DataFrame
+    rejects: pl.DataFrame
+    key_mismatches: int
+
+
+class Decoder:
+    """Decodes batches into frames with `wanted` optional columns. For one thread at a time."""
+
+    def __init__(self, wanted: frozenset[str], limits: Limits) -> None:
+        """Also compiles the reader, once a machine: some seconds the first time, then some milliseconds."""
+        self._limits = limits
+        self._schema = {name: kind for name, kind in frame_schema(wanted).items() if name not in _OF_SOURCE}
+        kept = [name for name in OPTIONAL if name in wanted or name in _ALWAYS_READ]
+        self._slots = {name: slot for slot, name in enumerate(kept, start=FIRST_SLOT) if name != "tags"}
+        self._slot_count = len(kept)
+        self._rules = build_rules(limits, self._slots)
+        self._zones = zone_names()
+        self.decode_lines([b"{}"], 0)
+
+    def decode(
+        self,
+        topic: str,
+        values: Sequence[bytes | None],
+        record_ms: Int64s | int,
+        keys: Sequence[bytes | None] | None = None,
+        exact_record_ms: Callable[[], Int64s] | None = None,
+    ) -> Decoded:
+        """Decode messages of one Kafka topic.
+
+        `record_ms`: epoch ms by which the future is judged, one for each message or one for all. One for all may be a
+        lower bound; `exact_record_ms` is then asked for each message's own when one passes the bound (and not else).
+        """
+        topics = np.full(len(values), KIND.get(topic, -1), dtype=np.int64)
+        clock = _Clock(record_ms, exact_record_ms)
+        return self._decode(values, topics, clock, lambda raw, now: judge(raw, topic, now, self._limits), keys)
+
+    def decode_lines(self, lines: Sequence[bytes], now_ms: int) -> Decoded:
+        """Decode lines of a file, each of which names its topic. A reject's `topic` is null if it does not."""
+
+        def verdict(raw: bytes | None, now: int) -> Valid | Reject:
+            return judge_line(raw or b"", now, self._limits)
+
+        return self._decode(lines, None, _Clock(now_ms, None), verdict, None)
+
+    def _decode(
+        self,
+        values: Sequence[bytes | None],
+        topics: Int64s | None,
+        clock: _Clock,
+        verdict: Callable[[bytes | None, int], Valid | Reject],
+        keys: Sequence[bytes | None] | None,
+    ) -> Decoded:
+        text, starts, ends = _joined(values)
+        if topics is None:
+            topics = np.empty(len(values), dtype=np.int64)
+            scan_topics(text, starts, ends, self._rules, topics)
+        found = empty_found(len(values), self._slot_count, self._limits.max_tags)
+        scan(text, starts, ends, topics, self._rules, found.columns, found.notes)
+        self._untake_unknown_zones(text, found)
+        clock.untake_future(found, self._limits)
+        patch = _Patch(found, self._slots, len(text))
+        rejects: list[tuple[int, str | None, str, str]] = []
+        for row in np.flatnonzero(found.columns[TAKEN] == 0).tolist():
+            outcome = _judged(values[row], row, clock, verdict)
+            if isinstance(outcome, Valid):
+                topics[row] = KIND[outcome.topic]
+                patch.put(row, outcome.fields)
+            else:
+                rejects.append((row, outcome.topic, outcome.reason.value, outcome.detail))
+        frame, mismatches = self._frame(text, topics, patch, keys)
+        return Decoded(frame, pl.DataFrame(rejects, schema=REJECT_SCHEMA, orient="row"), mismatches)
+
+    def _untake_unknown_zones(self, text: Bytes, found: Found) -> None:
+        """Leave events to the judge whose zone is not one."""
+        columns = found.columns
+        rows = np.flatnonzero((columns[TAKEN] != 0) & _has(columns[PRESENT], "tz"))
+        if len(rows) == 0:
+            return
+        zones = text_column(text, _NO_BYTES, columns[self._slots["tz"], rows], np.ones(len(rows), dtype=np.bool_))
+        unknown = [zone for zone in zones.unique().to_list() if zone not in self._zones]
+        if unknown:
+            columns[TAKEN, rows[zones.is_in(unknown).to_numpy()]] = 0
+
+    def _frame(
+        self, text: Bytes, topics: Int64s, patch: _Patch, keys: Sequence[bytes | None] | None
+    ) -> tuple[pl.DataFrame, int]:
+        """The frame of the rows taken, and how many keys are not the user's."""
+        extra, notes = patch.extra(), patch.notes()
+        found = patch.found.columns
+        rows = np.flatnonzero(found[TAKEN])
+        everything = len(rows) == len(topics)
+
+        def picked(line: Int64s) -> Int64s:
+            return line if everything else line[rows]
+
+        present = picked(found[PRESENT])
+
+        def column(name: str) -> pl.Series:
+            if name == "tags":
+                return list_column(text, extra, notes, picked(found[TAG_FIRST]), picked(found[TAG_COUNT]))
+            values, is_there = picked(found[self._slots[name]]), _has(present, name)
+            return number_column(values, is_there) if name in _NUMBERS else text_column(text, extra, values, is_there)
+
+        users, ids = column("user_id"), column("event_id")
+        user_hashes = hashing.hash64(users).to_numpy()
+        known: dict[str, Any] = {
+            "kind": picked(topics),
+            "event_time": picked(found[EVENT_TIME]),
+            "user_hash": user_hashes,
+            "id_hash": hashing.id_hash(user_hashes, hashing.hash64(ids).to_numpy()),
+            "user_id": users,
+            "event_id": ids,
+        }
+        columns = {"row": pl.Series(rows, dtype=pl.UInt32)}
+        for name, kind in self._schema.items():
+            values = known[name] if name in known else column(name)
+            columns[name] = pl.Series(values).cast(kind)
+        return pl.DataFrame(columns), _mismatches(keys, rows, users)
+
+
+class _Clock:
+    """The record time of each message, or a lower bound of all that is made exact when it matters."""
+
+    def __init__(self, record_ms: Int64s | int, exact: Callable[[], Int64s] | None) -> None:
+        self._record_ms = record_ms
+        self._exact = exact
+
+    def untake_future(self, found: Found, limits: Limits) -> None:
+        """Leave events to the judge that are too far in the future."""
+        columns = found.columns
+
+        def ahead() -> Mask:
+            is_ahead: Mask = columns[EVENT_TIME] > self._record_ms + limits.max_future_ms
+            return is_ahead & (columns[TAKEN] != 0)
+
+        future = ahead()
+        if future.any() and self.refine():
+            future = ahead()
+        columns[TAKEN, future] = 0
+
+    def refine(self) -> bool:
+        """Get the exact times, if there are better ones than those used so far."""
+        if self._exact is None:
+            return False
+        self._record_ms, self._exact = self._exact(), None
+        return True
+
+    def at(self, row: int) -> int:
+        """The record time of a message, or the bound."""
+        return self._record_ms if isinstance(self._record_ms, int) else int(self._record_ms[row])
+
+
+class _Patch:
+    """Events that the judge found good, put among those that compiled code found."""
+
+    def __init__(self, found: Found, slots: dict[str, int], text_bytes: int) -> None:
+        self.found = found
+        self._slots = slots
+        self._text_bytes = text_bytes
+        self._extra = bytearray()
+        self._tags: list[int] = []
+
+    def put(self, row: int, fields: dict[str, Any]) -> None:
+        """Write the fields of one event."""
+        columns = self.found.columns
+        columns[TAKEN, row] = 1
+        columns[PRESENT, row] = sum(1 << CODE[name] for name in fields)
+        columns[EVENT_TIME, row] = fields["event_time"]
+        tags = fields.get("tags", [])
+        columns[TAG_FIRST, row] = int(self.found.notes[TAGS_END]) + len(self._tags)
+        columns[TAG_COUNT, row] = len(tags)
+        self._tags.extend(self._span(tag) for tag in tags)
+        for name, value in fields.items():
+            slot = self._slots.get(name)
+            if slot is not None:
+                columns[slot, row] = value if name in _NUMBERS else self._span(value)
+
+    def _span(self, value: str) -> int:
+        encoded = value.encode()
+        first = self._text_bytes + len(self._extra)
+        self._extra += encoded
+        return first << SPAN_BITS | len(encoded)
+
+    def extra(self) -> Bytes:
+        """The texts of these events, which spans behind the batch's bytes mean."""
+        return np.frombuffer(bytes(self._extra) + _PADDING, dtype=np.uint8)
+
+    def notes(self) -> Int64s:
+        """What `Found.notes` is up to the end of the tags, and the spans of these events' tags."""
+        notes = self.found.notes
+        return np.concatenate((notes[: notes[TAGS_END]], np.array(self._tags, dtype=np.int64)))
+
+
+def _judged(
+    raw: bytes | None, row: int, clock: _Clock, verdict: Callable[[bytes | None, int], Valid | Reject]
+) -> Valid | Reject:
+    outcome = verdict(raw, clock.at(row))
+    if isinstance(outcome, Reject) and outcome.reason is Reason.TIME_IN_FUTURE and clock.refine():
+        return verdict(raw, clock.at(row))
+    return outcome
+
+
+def _joined(values: Sequence[bytes | None]) -> tuple[Bytes, Int64s, Int64s]:
+    """All messages in one array, as `scan` wants them, and where each begins and ends."""
+    try:
+        joined = b"\n".join([*values, _PADDING])  # type: ignore[list-item]  # a tombstone raises
+    except TypeError:
+        return _joined([value or b"" for value in values])
+    sizes = np.fromiter(map(len, values), dtype=np.int64, count=len(values))  # type: ignore[arg-type]
+    ends = np.cumsum(sizes + 1) - 1
+    return np.frombuffer(joined, dtype=np.uint8), ends - sizes, ends
+
+
+def _has(present: Int64s, name: str) -> Mask:
+    is_there: Mask = (present & (1 << CODE[name])) != 0
+    return is_there
+
+
+def _mismatches(keys: Sequence[bytes | None] | None, rows: Int64s, users: pl.Series) -> int:
+    """How many keys of these rows are there and are not the user's id."""
+    if keys is None:
+        return 0
+    own = pl.Series(keys, dtype=pl.Binary).gather(rows)
+    return int((own != users.cast(pl.Binary)).sum())

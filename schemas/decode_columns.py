@@ -1,0 +1,111 @@
+"""From spans of bytes to Polars columns.
+
+A String column of Polars (Arrow's `Utf8View`) is 16 bytes a value: the length, then the text itself up to 12 bytes, or
+its first 4 bytes, the number of a buffer and an offset in it (*Variable-size Binary View Layout* of
+https://arrow.apache.org/docs/format/Columnar.html). They are written here in compiled code and handed to Polars without
+a copy. Long texts are copied into a buffer of the column's own, so that a frame does not hold on to the messages that
+it came from.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from schemas.decode_compile import Bytes, compiled, set_word_at, word_at
+from schemas.decode_rules import SPAN_BITS, SPAN_MASK, Int64s
+
+Mask = npt.NDArray[np.bool_]
+_INLINE: Final = 12
+_WORD: Final = 8
+_LOW_BYTES: Final = np.array([(1 << 8 * count) - 1 for count in range(8)] + [-1])  # masks of a word's lowest bytes
+
+
+@compiled
+def _long_bytes(spans: Int64s, is_there: Mask) -> int:
+    """How many bytes the texts have that do not fit into a view."""
+    total = 0
+    for place in range(len(spans)):
+        size = spans[place] & SPAN_MASK
+        if is_there[place] and size > _INLINE:
+            total += size
+    return total
+
+
+@compiled
+def _write_views(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask, views: Int64s, long: Bytes) -> None:
+    """Fill `views` (n, 2 words) and `long`. A span that begins behind `text` is one of `extra`."""
+    used = 0
+    for place in range(len(spans)):
+        if not is_there[place]:
+            views[place, 0] = views[place, 1] = 0
+            continue
+        first, size = spans[place] >> SPAN_BITS, spans[place] & SPAN_MASK
+        source = text
+        if first >= len(text):
+            source = extra
+            first -= len(text)
+        views[place, 0] = size | (word_at(source, first) & _LOW_BYTES[min(size, 4)]) << 32
+        if size <= _INLINE:
+            views[place, 1] = word_at(source, first + 4) & _LOW_BYTES[max(size - 4, 0)]
+            continue
+        views[place, 1] = used << 32
+        for index in range(0, size, 8):  # the last word may bring some bytes more, which the next text overwrites
+            set_word_at(long, used + index, word_at(source, first + index))
+        used += size
+
+
+def text_column(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask) -> pl.Series:
+    """A String series of n spans of valid UTF-8; null where `is_there` (n) is false."""
+    return _series(_text_array(text, extra, spans, is_there))
+
+
+def _text_array(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask) -> pa.StringViewArray:
+    n = len(spans)
+    views = np.empty((n, 2), dtype=np.int64)
+    long = np.empty(_long_bytes(spans, is_there) + _WORD, dtype=np.uint8)
+    _write_views(text, extra, spans, is_there, views, long)
+    buffers = [_bits(is_there), pa.py_buffer(views), pa.py_buffer(long)]
+    return pa.StringViewArray.from_buffers(pa.string_view(), n, buffers)
+
+
+def number_column(numbers: Int64s, is_there: Mask) -> pl.Series:
+    """An Int64 series; null where `is_there` is false."""
+    return _series(pa.Array.from_buffers(pa.int64(), len(numbers), [_bits(is_there), pa.py_buffer(numbers)]))
+
+
+@compiled
+def _gather_lists(spans: Int64s, first: Int64s, count: Int64s, offsets: Int64s, gathered: Int64s) -> None:
+    used = 0
+    for row in range(len(first)):
+        offsets[row] = used
+        for place in range(first[row], first[row] + count[row]):
+            gathered[used] = spans[place]
+            used += 1
+    offsets[len(first)] = used
+
+
+def list_column(text: Bytes, extra: Bytes, spans: Int64s, first: Int64s, count: Int64s) -> pl.Series:
+    """A List(String) series: row i holds `spans[first[i] : first[i] + count[i]]`; null where the count is 0."""
+    n = len(first)
+    offsets = np.empty(n + 1, dtype=np.int64)
+    gathered = np.empty(int(count.sum()), dtype=np.int64)
+    _gather_lists(spans, first, count, offsets, gathered)
+    values = _text_array(text, extra, gathered, np.ones(len(gathered), dtype=np.bool_))
+    buffers = [_bits(count > 0), pa.py_buffer(offsets)]
+    return _series(pa.LargeListArray.from_buffers(pa.large_list(values.type), n, buffers, children=[values]))
+
+
+def _bits(is_there: Mask) -> pa.Buffer | None:
+    """Arrow's validity bitmap; none when all are there."""
+    return None if is_there.all() else pa.py_buffer(np.packbits(is_there, bitorder="little"))
+
+
+def _series(array: pa.Array) -> pl.Series:
+    series = pl.from_arrow(array)
+    assert isinstance(series, pl.Series)
+    return series

@@ -1,0 +1,108 @@
+"""Compiling functions over bytes to machine code (Numba), and the three instructions that Numba has no words for."""
+# ruff: noqa: ANN401  # Numba's and LLVM's objects have no useful types
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+Bytes = npt.NDArray[np.uint8]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _can_keep_code() -> bool:
+    """Point Numba at a directory for the code it compiles; false when there is no place for one.
+
+    The directory is named by the sources' content: Numba itself looks at a function's own file only, and would go on
+    with code that was compiled against an older contract or an older function of another file.
+    """
+    here = Path(__file__).parent
+    sources = [here / "events.py", *sorted(here.glob("decode*.py"))]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        directory = caches / "livepulse" / f"numba-{digest}"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a read-only file system; no home
+        return False
+    if not os.access(directory, os.W_OK):
+        return False
+    setattr(numba.config, "CACHE_DIR", str(directory))  # noqa: B010  # its types do not know its settings
+    return True
+
+
+_KEEP = _can_keep_code()
+
+
+def compiled(function: _Function) -> _Function:
+    """Compile to machine code that runs without the GIL.
+
+    Such a function must not create arrays or hold on to them: references are not counted (`_nrt`), which would cost
+    more than the work does.
+    """
+    return cast("_Function", _njit(cache=_KEEP)(function))
+
+
+def inlined(function: _Function) -> _Function:
+    """Compile into each caller (by LLVM): for small steps, since an array costs seven machine words a call."""
+    return cast("_Function", _njit(forceinline=True)(function))
+
+
+def unfolded(function: _Function) -> _Function:
+    """Copy into the caller before it is compiled: for a part of one long function, which is then compiled once."""
+    return cast("_Function", _njit(inline="always")(function))
+
+
+def _njit(**options: object) -> Callable[[Callable[..., Any]], object]:
+    decorate: Any = numba.njit
+    return cast("Callable[[Callable[..., Any]], object]", decorate(nogil=True, _nrt=False, **options))
+
+
+def _address(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    start = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(start, [at]), ir.IntType(64).as_pointer())
+
+
+def _word_at(_: object, text: Any, at: Any) -> tuple[object, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        word = builder.load(_address(context, builder, signature.args[0], values[0], values[1]))
+        word.align = 1
+        return word
+
+    return types.int64(text, at), generate
+
+
+def _set_word_at(_: object, text: Any, at: Any, word: Any) -> tuple[object, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        address = _address(context, builder, signature.args[0], values[0], values[1])
+        builder.store(values[2], address).align = 1
+        return context.get_dummy_value()
+
+    return types.none(text, at, word), generate
+
+
+def _trailing_zeros(_: object, word: Any) -> tuple[object, Callable[..., Any]]:
+    def generate(_context: object, builder: Any, _signature: object, values: Any) -> Any:
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(word), generate
+
+
+word_at = cast("Callable[[Bytes, int], int]", intrinsic(_word_at))
+"""`word_at(text, at)`: `text[at : at + 8]` as one integer, the first byte lowest. Not checked: they must be there."""
+
+set_word_at = cast("Callable[[Bytes, int, int], None]", intrinsic(_set_word_at))
+"""`set_word_at(text, at, word)`: `text[at : at + 8] = word`. Not checked: there must be room."""
+
+trailing_zeros = cast("Callable[[int], int]", intrinsic(_trailing_zeros))
+"""The number of zero bits below the lowest one of a word that is not 0."""
