@@ -189,8 +189,13 @@ def test_check_without_a_broker(livepulse: Run, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_check_of_topics(
-    livepulse: Run, mock_kafka: Broker, topics: Callable[..., dict[str, str]], topic_prefix: str
+    livepulse: Run,
+    mock_kafka: Broker,
+    topics: Callable[..., dict[str, str]],
+    topic_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cli_check, "_TIMEOUT_SECONDS", 1.0)  # the mock never answers what topics are configured as
     arguments = ("check", "--brokers", mock_kafka.address, "--topic-prefix", topic_prefix)
     absent = livepulse(*arguments)
     assert absent.exit_code == 1
