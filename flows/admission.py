@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
-from flows.keyed_set import KeyedSet, Mask
+from flows.keyed_set import KeyedSet
 from flows.watermark import TimeBounds
+
+MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +25,17 @@ class Admitted:
 class Admission:
     """Dedupe by `id_hash`, and lateness caused by idleness.
 
-    Ids are held in buckets of one horizon of event time, and looked for in their own bucket and both neighbours: two
-    events with one id and times at most a horizon apart always meet, and ones more than two horizons apart never do.
-    So the outcome is a function of the events, not of when they arrive. A bucket goes once no on-time event can reach
-    its neighbour.
+    An event is a duplicate if its id was accepted with an event time at most a horizon away (in whole minutes, rounded
+    up): a function of the events, not of when they arrive. Ids go once no on-time copy can come any more.
     """
 
     def __init__(self, bounds: TimeBounds, horizon_ms: int, *, dedupe: bool = True) -> None:
         if horizon_ms < max(1, bounds.out_of_orderness + bounds.allowed_lateness):
             raise ValueError("the dedupe horizon is under out-of-orderness + allowed lateness")
         self._bounds = bounds
-        self._horizon = horizon_ms
+        self._horizon = -(-horizon_ms // MINUTE_MS)
         self._dedupe = dedupe
-        self._ids = KeyedSet()
+        self._ids = KeyedSet(reach=self._horizon)
 
     def admit(self, frame: pl.DataFrame, watermark: int) -> Admitted:
         """Split `frame` (any order) at the given watermark."""
@@ -47,23 +46,12 @@ class Admission:
             late, frame = frame.filter(behind), frame.filter(~behind)
         if not self._dedupe:
             return Admitted(frame, frame.clear(), late)
-        first = self._first(frame)
-        self._ids.expire((watermark - self._bounds.allowed_lateness) // self._horizon - 1)
+        first = self._ids.first_seen(frame["event_time"].to_numpy() // MINUTE_MS, frame["id_hash"].to_numpy())
+        self._ids.expire((watermark - self._bounds.allowed_lateness) // MINUTE_MS - self._horizon)
         if first.all():
             return Admitted(frame, frame.clear(), late)
         mask = pl.Series(first)
         return Admitted(frame.filter(mask), frame.filter(~mask), late)
-
-    def _first(self, frame: pl.DataFrame) -> Mask:
-        buckets = frame["event_time"].to_numpy() // self._horizon
-        ids = frame["id_hash"].to_numpy()
-        first = np.zeros(len(ids), dtype=np.bool_)
-        for bucket in np.unique(buckets):
-            rows = np.flatnonzero(buckets == bucket)
-            for neighbour in (int(bucket) - 1, int(bucket) + 1):
-                rows = rows[~self._ids.contains(neighbour, ids[rows])]
-            first[rows] = self._ids.first_seen(buckets[rows], ids[rows])
-        return first
 
     def snapshot(self) -> bytes:
         """All ids within the horizon; see `flows.kernel.Persistent`."""

@@ -58,6 +58,8 @@ class StateLog:
     def write(self, parts: Mapping[str, Persistent], facts: dict[str, int]) -> bytes:
         """Persist what changed since the last call; the manifest's bytes."""
         if self.directory is None:
+            for part in parts.values():
+                part.delta()  # thrown away, or it would grow for as long as the backfill lasts
             return b""
         full = not self._file or self._length > max(_COMPACT_MIN_BYTES, _COMPACT_RATIO * self._snapshot_bytes)
         take: Callable[[Persistent], bytes] = (lambda p: p.snapshot()) if full else (lambda p: p.delta())
