@@ -221,7 +221,7 @@ def _recovery_dir(settings: Settings) -> Iterator[Finding]:
     path = settings.recovery_path
     facts = path / "facts.json"
     if not facts.exists():
-        yield Finding("recovery", State.NOTE, f"{path}: none yet; the first start begins at {settings.from_}")
+        yield _first_start(settings, path)
         return
     shards = json.loads(facts.read_bytes()).get("shards")
     if shards != settings.shards:
@@ -232,6 +232,16 @@ def _recovery_dir(settings: Settings) -> Iterator[Finding]:
         return
     running = _locked(path / "lock")
     yield Finding("recovery", State.GOOD, f"{path}: {'an engine runs on it' if running else 'ready to resume'}")
+
+
+def _first_start(settings: Settings, path: Path) -> Finding:
+    """Without recovery state a start is a first one, and needs an empty store."""
+    made = settings.is_server or (settings.store_dir / "clickhouse").is_dir()
+    rows = made and int(b"".join(answer(settings, "SELECT count() FROM ingest_ledger", "TabSeparated")))
+    if not rows:
+        return Finding("recovery", State.NOTE, f"{path}: none yet; the first start begins at {settings.from_}")
+    detail = f"{path}: none, but the store has rows (of a backfill?); `livepulse run` would count events again"
+    return Finding("recovery", State.NOTE, detail, "to run, restore the recovery directory or name an empty store")
 
 
 def _locked(path: Path) -> bool:
