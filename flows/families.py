@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from flows.active_hours import ActivityMerge, ActivityShard, ActivitySpec
+from flows.active_hours import ActivityMerge
+from flows.active_users import ActivityShard
 from flows.admission import Admission
 from flows.conversion_funnel import FunnelMerge, FunnelShard
+from flows.errors import BadSetting
 from flows.kernel import MergeKernel, ShardKernel
 from flows.ledger import LedgerMerge
 from flows.settings import Settings
 from flows.steps import StepConfig
 from flows.topic_heat import HeatMerge, HeatShard
 from flows.watermark import TimeBounds
-from schemas.declarations import Declarations, load_all
+from schemas.declarations import DeclarationError, Declarations, load_all
 from schemas.events import OPTIONAL
+from schemas.funnels import VIDEO_TO_LIVE, Funnel
+from schemas.heat import MINUTE_MS, TOPIC_HEAT, HeatSpec
+from schemas.windows import ActivitySpec
 
 
 def time_bounds(settings: Settings) -> TimeBounds:
@@ -52,3 +59,85 @@ def step_config(settings: Settings, *, sources: int, generation: int, state_dir:
         shard_kernels=_shard_kernels(settings),
         merge_kernels=_merge_kernels(settings),
     )
+
+
+def declarations(settings: Settings) -> Declarations:
+    """The built-in declarations with the user's.
+
+    Raises:
+        BadSetting: a file cannot be used.
+    """
+    try:
+        return load_all(settings.declare)
+    except DeclarationError as error:
+        raise BadSetting("declare", [str(path) for path in settings.declare], str(error)) from None
+
+
+def _activity_spec(settings: Settings, declared: Declarations) -> ActivitySpec:
+    return ActivitySpec(
+        windows=settings.windows_s,
+        hours=settings.active_hours,
+        dimensions=declared.dimensions or settings.dimensions,
+        platform_zone=settings.platform_zone,
+        retain_ms=settings.retain_ms,
+        value_cap=settings.dimension_cap,
+    )
+
+
+def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:
+    """The built-in heat follows the settings; one that the user declared is as declared."""
+    retain = -(-settings.retain_ms // MINUTE_MS)
+    own = replace(
+        TOPIC_HEAT,
+        half_life_minutes=settings.heat_half_life_ms / MINUTE_MS,
+        user_cap=float(settings.heat_user_cap) if settings.heat_user_cap else None,
+    )
+    heats = [own if heat == TOPIC_HEAT else heat for heat in declared.heats]
+    for heat in heats:
+        if (heat.heat_table, heat.lifecycle_table) != (TOPIC_HEAT.heat_table, TOPIC_HEAT.lifecycle_table):
+            raise BadSetting("declare", heat.name, f"the store has no tables {heat.heat_table}, {heat.lifecycle_table}; leave them out")
+        if heat.name != TOPIC_HEAT.name and len(heats) > 1:
+            raise BadSetting("declare", heat.name, f"one heat fills topic_heat: name it {TOPIC_HEAT.name!r}, so that it replaces the built-in one")
+    return [replace(heat, retain_minutes=retain) for heat in heats]
+
+
+def _funnels(settings: Settings, declared: Declarations) -> tuple[Funnel, ...]:
+    return tuple(
+        replace(f, remember_ms=max(settings.room_memory_ms, f.finish_within_ms)) if f == VIDEO_TO_LIVE else f
+        for f in declared.funnels
+    )
+
+
+def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
+    declared = declarations(settings)
+    spec = _activity_spec(settings, declared)
+    heats = _heats(settings, declared)
+    funnels = _funnels(settings, declared)
+
+    def make() -> list[ShardKernel]:
+        kernels: list[ShardKernel] = []
+        if "activity" in settings.families:
+            kernels.append(ActivityShard(spec))
+        if "heat" in settings.families:
+            kernels += [HeatShard(heat) for heat in heats]
+        if "funnel" in settings.families:
+            dimensions = spec.dimensions
+            kernels.append(FunnelShard(funnels, dimensions, currency=settings.currency, retain_ms=settings.retain_ms))
+        return kernels
+
+    return make
+
+
+def _merge_kernels(settings: Settings) -> Mapping[str, Callable[[], MergeKernel]]:
+    declared = declarations(settings)
+    makers: dict[str, Callable[[], MergeKernel]] = {LedgerMerge.name: LedgerMerge}
+    if "activity" in settings.families:
+        makers["activity"] = lambda: ActivityMerge(_activity_spec(settings, declared))
+    if "heat" in settings.families:
+        for heat in _heats(settings, declared):
+            makers[heat.name] = partial(HeatMerge, heat)
+    if "funnel" in settings.families:
+        makers["funnel"] = lambda: FunnelMerge(
+            _funnels(settings, declared), dimension_cap=settings.dimension_cap, retain_ms=settings.retain_ms
+        )
+    return makers

@@ -18,7 +18,7 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 
 from flows.dataflow import build
-from flows.errors import LivePulseError
+from flows.errors import DependencyDown, LivePulseError, Stop
 from flows.families import step_config, time_bounds, wanted_columns
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
@@ -27,7 +27,8 @@ from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
-from sinks.clickhouse import Store
+from schemas.rows import RowsError
+from sinks.clickhouse import Store, StoreDownError, StoreError
 from sinks.rows_sink import RowsSink
 
 if TYPE_CHECKING:
@@ -136,6 +137,10 @@ def ours(error: BaseException) -> BaseException:
     while seen is not None:
         if isinstance(seen, LivePulseError):
             return seen
+        if isinstance(seen, StoreDownError):
+            return DependencyDown(str(seen))
+        if isinstance(seen, StoreError | RowsError):
+            return Stop(str(seen))
         seen = seen.__cause__ or seen.__context__
     return error
 
