@@ -17,8 +17,11 @@ VERSIONS_TABLE: Final = "schema_version"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where tables are made. With a `cluster`, DDL runs `ON CLUSTER` and tables are replicated (one shard a cluster:
-    names of views and tables stay the same, a Distributed layer can stand above)."""
+    """Where tables are made.
+
+    With a `cluster`, DDL runs `ON CLUSTER` and tables are replicated (one shard a cluster: names of views and tables
+    stay the same, a Distributed layer can stand above).
+    """
 
     database: str = "livepulse"
     cluster: str = ""
@@ -50,7 +53,8 @@ def create_versions(place: Place) -> str:
     """The table that remembers which schema version was set up when."""
     return (
         f"CREATE TABLE IF NOT EXISTS {place.database}.{VERSIONS_TABLE}{place.on_cluster} "
-        "(version UInt32 COMMENT 'Schema version', applied_at DateTime('UTC') DEFAULT now() COMMENT 'When it was set up') "
+        "(version UInt32 COMMENT 'Schema version', "
+        "applied_at DateTime('UTC') DEFAULT now() COMMENT 'When it was set up') "
         f"ENGINE = {place.engine('ReplacingMergeTree')} ORDER BY version COMMENT 'Schema versions of this database'"
     )
 

@@ -50,8 +50,10 @@ def typed(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def frame_to_arrow(table: Table, frame: pl.DataFrame) -> ArrowRows:
-    """`typed` rows as an Arrow stream that ClickHouse reads. Columns that are NULL throughout are left out: an archive
-    row has 35 fields and a view fills half of them."""
+    """`typed` rows as an Arrow stream that ClickHouse reads.
+
+    Columns that are NULL throughout are left out: an archive row has 35 fields and a view fills half of them.
+    """
     rows = typed(table, frame)
     empty = [c.name for c in table.inserted if c.nullable and rows.height and rows[c.name].null_count() == rows.height]
     rows = rows.drop(empty)

@@ -1,7 +1,7 @@
-"""Tables of the store, stated once: DDL, comments, checks of inserted rows and documents derive from these declarations.
+"""Tables of the store, stated once: DDL, comments, checks of rows and documents derive from these declarations.
 
-A table `x_rows` is the engine's own; people ask the view `x` (`schemas.views`), which hides versions and `FINAL`. Rows are
-absolute upserts: of rows with equal `order_by`, the greatest `version` stands.
+A table `x_rows` is the engine's own; people ask the view `x` (`schemas.views`), which hides versions and `FINAL`. Rows
+are absolute upserts: of rows with equal `order_by`, the greatest `version` stands.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ MONEY: Final = "Int64"
 def identifier(name: str) -> str:
     """`name`, if it may stand in SQL unquoted. Errors: `ValueError`."""
     if not _IDENTIFIER.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a table, a column or a database: lower-case letters, digits and _ only")
+        raise ValueError(
+            f"{name!r} is no name for a table, a column or a database: lower-case letters, digits and _ only"
+        )
     return name
 
 
@@ -122,7 +124,9 @@ class Table:
         return self.inserted if self.retained_by != WRITTEN_AT.name else (*self.inserted, WRITTEN_AT)
 
 
-VERSION: Final = Column("version", "UInt64", "Of rows with one key, the greatest stands: final bit, generation, sequence")
+VERSION: Final = Column(
+    "version", "UInt64", "Of rows with one key, the greatest stands: final bit, generation, sequence"
+)
 WRITTEN_AT: Final = Column("written_at", WHOLE_SECONDS, "When the store took the row: what retention counts from")
 
 _FINAL: Final = Column("is_final", "UInt8", "1 when the window is closed, 0 for an early result that may still grow")
@@ -164,7 +168,7 @@ TOPIC_HEAT: Final = Table(
     "topic_heat_rows",
     "Rows of topic_heat: heat of topics, minute by minute",
     (
-        Column("tick", WHOLE_SECONDS, "End of the minute: the row covers [tick - 60 s, tick), the heat is taken at tick"),
+        Column("tick", WHOLE_SECONDS, "End of the minute: the row covers [tick - 60 s, tick), heat is taken at tick"),
         Column("topic", "String", "The tag, as events carry it"),
         Column("heat", "Float64", "Decayed sum of weights at tick"),
         Column("rank", "Nullable(UInt32)", "1 = hottest at that tick; NULL beyond 1,000 and on early rows"),
@@ -185,10 +189,16 @@ TOPIC_LIFECYCLE: Final = Table(
         Column("peak_time", TIME, "When heat was greatest"),
         Column("peak_heat", "Float64", "Heat at peak_time"),
         Column("peak_rate", "Float64", "Greatest rate, in events a minute"),
-        Column("half_life_minutes", "Nullable(Float64)", "Time from the peak until the rate had halved; NULL while it has not"),
+        Column(
+            "half_life_minutes",
+            "Nullable(Float64)",
+            "Time from the peak until the rate had halved; NULL while it has not",
+        ),
         Column("half_life_low", "Nullable(Float64)", "Lower end of its 95 % interval, in minutes"),
         Column("half_life_high", "Nullable(Float64)", "Upper end of its 95 % interval, in minutes"),
-        Column("model", "Nullable(String)", "The decay that fits better by AIC: exponential or power; NULL without a fit"),
+        Column(
+            "model", "Nullable(String)", "The decay that fits better by AIC: exponential or power; NULL without a fit"
+        ),
         Column("fit_r2", "Nullable(Float64)", "Coefficient of determination of that fit"),
         Column("stage", DIM, "emerging, growing, peak, declining, tail, revival or unknown"),
         Column("time_to_peak_minutes", "Nullable(Float64)", "From first_seen to peak_time"),
@@ -209,7 +219,7 @@ FUNNEL: Final = Table(
         Column("step_name", DIM, "Name of the step"),
         Column("reached", COUNT, "Units that reached the step in order within the window"),
         Column("median_seconds", "Nullable(Float64)", "Exact median of the first time at the step, from step 1"),
-        Column("amount_minor", MONEY, "Money of the step's qualifying events, in minor units of the platform's currency"),
+        Column("amount_minor", MONEY, "Money of the step's events, in minor units of the platform's currency"),
         Column("other_currency_events", COUNT, "Qualifying events in other currencies, whose money is not summed"),
         Column("mature_at", TIME, "End of the bucket plus the funnel's windows: nothing changes after it"),
     ),
@@ -290,7 +300,6 @@ LOSSES: Final = Table(
     versioned=False,
     retained_by="recorded_at",
 )  # fmt: skip
-
 
 
 def _event_type(name: str) -> str:

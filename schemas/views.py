@@ -1,7 +1,7 @@
 """The public SQL surface (TABLES.md): what people, boards and alert rules query, as typed declarations.
 
-A view hides versions and `FINAL` and adds what changes by time alone. Its columns are those of the table behind it unless
-it says otherwise.
+A view hides versions and `FINAL` and adds what changes by time alone. Its columns are those of the table behind it
+unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from schemas.tables import Column, Table, identifier
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A view over `source` (and, with `sql`, over more). `sql` may say `{database}`; without it every column is shown as
-    it is. `computed`: expressions by column, where a column is not read as it stands; `where`: rows that are shown."""
+    """A view over `source` (and, with `sql`, over more).
+
+    `sql` may say `{database}`; without it every column is shown as it is. `computed`: expressions by column, where a
+    column is not read as it stands; `where`: rows that are shown.
+    """
 
     name: str
     comment: str
@@ -43,7 +46,7 @@ class View:
             f"{self.computed[c.name]} AS {c.name}" if c.name in self.computed else c.name for c in self.columns
         )
         condition = f" WHERE {self.where}" if self.where else ""
-        text = f"SELECT {shown} FROM {{database}}.{self.source.name} FINAL{condition}"
+        text = f"SELECT {shown} FROM {{database}}.{self.source.name} FINAL{condition}"  # noqa: S608  # identifiers
         return text.replace("{database}", identifier(database))
 
 
@@ -68,7 +71,8 @@ WITH
     cells AS
     (
         SELECT h.basis AS basis, h.weekday AS weekday, h.hour AS hour, h.dim AS dim, h.value AS value,
-            sum(h.users) / any(w.days) AS users_per_day, sum(h.events) / any(w.days) AS events_per_day, any(w.days) AS days
+            sum(h.users) / any(w.days) AS users_per_day, sum(h.events) / any(w.days) AS events_per_day,
+            any(w.days) AS days
         FROM (SELECT * FROM {database}.active_hours_rows FINAL WHERE is_final = 1) AS h
         INNER JOIN weekdays AS w ON h.basis = w.basis AND h.weekday = w.weekday
         WHERE h.date > w.first AND h.date < w.last
@@ -79,7 +83,8 @@ SELECT basis, weekday, hour, dim, value, users_per_day, events_per_day,
     days,
     168 * users_per_day / sum(users_per_day) OVER week AS lift
 FROM cells
-WINDOW week AS (PARTITION BY basis, dim, value ORDER BY weekday, hour ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+WINDOW week AS
+    (PARTITION BY basis, dim, value ORDER BY weekday, hour ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
 """
 """The window is ordered so that the sum of floats is the same to the last bit at every call."""
 
@@ -94,7 +99,9 @@ ACTIVE_HOUR_PROFILE: Final = View(
         Column("users_per_day", "Float64", "Users of that hour, a day of that weekday"),
         Column("events_per_day", "Float64", "Events of that hour, a day of that weekday"),
         Column("share", "Float64", "users_per_day over its sum in the week's 168 hours"),
-        Column("days", "UInt32", "Dates of that weekday between the first and the last (both left out), empty ones too"),
+        Column(
+            "days", "UInt32", "Dates of that weekday between the first and the last (both left out), empty ones too"
+        ),
         Column("lift", "Float64", "share times 168: 1 is an average hour"),
     ),
     sql=_PROFILE_SQL,
@@ -108,11 +115,8 @@ FUNNEL: Final = View(
     "Conversion funnels: units that reached each step, by the hour of their first step",
     tables.FUNNEL,
     (
-        *(
-            _FUNNEL[name]
-            for name in ("funnel", "unit", "bucket_start", "dim", "value", "step", "step_name", "reached", "median_seconds", "amount_minor")
-        ),
-        Column("is_mature", "UInt8", "1 when the last event time seen is at or beyond mature_at: nothing changes any more"),
+        *(column for column in tables.FUNNEL.columns if column.name not in ("mature_at", "other_currency_events")),
+        Column("is_mature", "UInt8", "1 when the last event time seen is at or beyond mature_at: nothing changes more"),
         _FUNNEL["other_currency_events"],
     ),
     computed={"is_mature": _FUNNEL_MATURE},

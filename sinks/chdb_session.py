@@ -13,12 +13,12 @@ import importlib.util
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlencode
 
 _RTLD_DEEPBIND: Final = 0x00008
@@ -41,11 +41,16 @@ LEAN_SERVER: Final[Mapping[str, str]] = {
 
 
 class ClickHouseError(Exception):
-    """A statement failed. `code` and `name` are ClickHouse's (`src/Common/ErrorCodes.cpp`), 0 and "" when it gave none."""
+    """A statement failed. `code`, `name`: ClickHouse's (`src/Common/ErrorCodes.cpp`), 0 and "" when it gave none."""
 
     def __init__(self, message: str, code: int = 0, name: str = "") -> None:
         super().__init__(message)
         self.message, self.code, self.name = message, code, name
+
+    @classmethod
+    def because(cls, why: str, code: int, name: str) -> ClickHouseError:
+        """An error of our own, worded as ClickHouse words its own."""
+        return cls(f"Code: {code}. DB::Exception: {why}. ({name})", code, name)
 
     @classmethod
     def of(cls, text: str) -> ClickHouseError:
@@ -85,15 +90,12 @@ class Classified:
     statements: int
 
 
-class Stream(Protocol):
-    """Blocks of a result, in order."""
-
-    def __iter__(self) -> Iterator[bytes]: ...
-
-
 def load_chdb() -> ModuleType:
-    """chDB's extension module without its package: `import chdb` also imports pyarrow and NumPy and runs a query, which
-    costs 0.7 s and 50 MB that a store process has no use for. Falls back to the package where the layout is another."""
+    """The extension module of chDB without its package.
+
+    `import chdb` also imports pyarrow and NumPy and runs a query, which costs 0.7 s and 50 MB that a store process has
+    no use for. Falls back to the package where the layout is another.
+    """
     if "chdb" in sys.modules:
         return importlib.import_module("chdb._chdb")
     package = importlib.util.find_spec("chdb")
@@ -114,18 +116,19 @@ def load_chdb() -> ModuleType:
 class Handle:
     """One connection to the engine, for one request. Not for use by several threads at a time."""
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any) -> None:  # noqa: ANN401  # chDB ships no types
         self._raw = raw
 
     def set(self, settings: Mapping[str, str]) -> None:
         """Apply session settings. Errors: `ClickHouseError` for an unknown, malformed or read-only one."""
         for name in settings:
             if not _SETTING.fullmatch(name):
-                raise ClickHouseError(f"Code: 115. DB::Exception: Unknown setting {name!r}. (UNKNOWN_SETTING)", 115, "UNKNOWN_SETTING")
+                raise ClickHouseError.because(f"Unknown setting {name!r}", 115, "UNKNOWN_SETTING")
         if settings:
             self.run("SET " + ", ".join(f"{name} = {quote_string(value)}" for name, value in settings.items()))
 
     def use(self, database: str) -> None:
+        """Names without a database are looked up in `database` from here on."""
         self.run(f"USE {quote_name(database)}")
 
     def run(self, sql: str | bytes, fmt: str = "TabSeparated", params: Mapping[str, str] | None = None) -> Result:
@@ -136,16 +139,18 @@ class Handle:
             raise ClickHouseError.of(str(error)) from None
         return _result(raw, raw.bytes() if raw.size() else b"")
 
-    def stream(self, sql: str | bytes, fmt: str, params: Mapping[str, str] | None = None) -> Iterator[bytes]:
-        """Run one statement and give its result block by block. Each block is encoded by itself, so this is for formats
-        with neither header nor footer only (`STREAMABLE`). Nothing else may run on this handle until it is exhausted or
-        closed."""
+    def stream(self, sql: str, fmt: str, params: Mapping[str, str] | None = None) -> Generator[bytes, None, None]:
+        """Run one statement and give its result block by block.
+
+        Each block is encoded by itself, so this is for formats with neither header nor footer only (`STREAMABLE`).
+        Nothing else may run on this handle until it is exhausted or closed, closing the handle included.
+        """
         opened = None
         try:
             opened = self._raw.send_query(sql, fmt, params=dict(params or {}))
             while True:
                 block = self._raw.streaming_fetch_result(opened)
-                if block is None or block.rows_read() == 0 and block.size() == 0:
+                if block is None or (block.rows_read() == 0 and block.size() == 0):
                     break
                 if block.size():
                     yield block.bytes()
@@ -171,7 +176,7 @@ class Handle:
             if opened is not None:
                 self._cancel_insert(opened)
 
-    def _cancel_insert(self, opened: Any) -> None:
+    def _cancel_insert(self, opened: Any) -> None:  # noqa: ANN401  # chDB ships no types
         try:
             self._raw.insert_cancel(opened)
         except RuntimeError:
@@ -196,10 +201,13 @@ class Handle:
         return body.decode(errors="replace")
 
     def close(self) -> None:
+        """Let go of the connection."""
         self._raw.close()
 
 
-STREAMABLE: Final = frozenset({"Native", "TabSeparated", "TSV", "TabSeparatedRaw", "TSVRaw", "CSV", "RowBinary", "JSONEachRow"})
+STREAMABLE: Final = frozenset(
+    {"Native", "TabSeparated", "TSV", "TabSeparatedRaw", "TSVRaw", "CSV", "RowBinary", "JSONEachRow"}
+)
 """Formats of which blocks that were encoded one by one may be joined."""
 
 
@@ -222,7 +230,7 @@ class Database:
         """A fresh handle. Errors: `ClickHouseError` once `close` has begun."""
         with self._idle:
             if self._closing:
-                raise ClickHouseError("Code: 236. DB::Exception: The store is shutting down. (ABORTED)", 236, "ABORTED")
+                raise ClickHouseError.because("The store is shutting down", 236, "ABORTED")
             self._open += 1
         try:
             handle = Handle(self._chdb.connect(self._connection))
@@ -236,8 +244,11 @@ class Database:
                 self._idle.notify_all()
 
     def close(self, timeout_seconds: float = 10.0) -> bool:
-        """Refuse new handles, wait for those that are open, close the engine. False when some were still at work: then
-        the engine stays open, because closing it under a running query crashes the process."""
+        """Refuse new handles, wait for those that are open, close the engine.
+
+        False when some were still at work: then the engine stays open, because closing it under a running query crashes
+        the process.
+        """
         with self._idle:
             self._closing = True
             if not self._idle.wait_for(lambda: self._open == 0, timeout_seconds):
@@ -256,7 +267,7 @@ def quote_name(text: str) -> str:
     return "`" + text.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
-def _result(raw: Any, body: bytes) -> Result:
+def _result(raw: Any, body: bytes) -> Result:  # noqa: ANN401  # chDB ships no types
     return Result(
         body=body,
         read_rows=int(raw.rows_read()),

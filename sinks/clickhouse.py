@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _T = TypeVar("_T")
 
 _FINAL_BIT: Final = 1 << 63
 _RETRIED_CODES: Final = frozenset({159, 202, 209, 210, 236, 242, 252, 319, 425, 439, 999})
-"""ClickHouse errors that pass: timeout, too many queries, sockets, shutting down, read-only replica, too many parts, …"""
+"""Errors that pass: timeout, too many queries, sockets, shutting down, read-only replica, too many parts, …"""
 _INSERT_SETTINGS: Final[Mapping[str, str]] = {"async_insert": "0", "optimize_on_insert": "0"}
 """A row is acknowledged when it is in a part; duplicates within an insert are left to the merge, as all others are."""
 
@@ -56,7 +57,13 @@ class Store:
 
     @classmethod
     def connect(
-        cls, url: str, user: str = "default", password: str = "", database: str = "livepulse", *, patience: Patience | None = None
+        cls,
+        url: str,
+        user: str = "default",
+        password: str = "",
+        database: str = "livepulse",
+        *,
+        patience: Patience | None = None,
     ) -> Store:
         """A store at `http(s)://host:port`. The connection is made and tried at once."""
         parts = urlsplit(url)
@@ -65,13 +72,16 @@ class Store:
         secure = parts.scheme == "https"
 
         def open_client() -> Any:  # noqa: ANN401  # clickhouse-connect ships no types
+            for name in ("clickhouse_connect", "urllib3.connectionpool"):
+                logging.getLogger(name).setLevel(logging.ERROR)  # they warn at each try; `StoreDownError` says it once
             import clickhouse_connect  # noqa: PLC0415  # 0.3 s that only those who connect should pay
 
-            client = clickhouse_connect.get_client(
+            client: Any = clickhouse_connect.get_client(
                 host=parts.hostname, port=parts.port or (8443 if secure else 8123), secure=secure, username=user,
                 password=password, autogenerate_session_id=False, query_retries=0, connect_timeout=5, compress=secure,
                 client_name="livepulse",
             )  # fmt: skip
+            client.http_retries = 0  # `_retry` does it, for longer and saying so
             client.database = identifier(database)  # set after connecting: the first call of all may have to create it
             return client
 
@@ -80,14 +90,24 @@ class Store:
         return store
 
     def migrate(
-        self, *, events_ttl_days: int = 0, replace: bool = False, cluster: str = "", retain_days: Mapping[str, int] | None = None
+        self,
+        *,
+        events_ttl_days: int = 0,
+        replace: bool = False,
+        cluster: str = "",
+        retain_days: Mapping[str, int] | None = None,
     ) -> None:
         """Create what is missing and bring up to date what is there; safe to repeat. `replace` drops our tables first.
 
-        `retain_days`: days that rows of a table (by its view's name) are kept, counted from ingestion; absent: for ever.
+        `retain_days`: days that rows of a table (by its view's name) are kept from ingestion on; absent: for ever.
         """
         days = {**(retain_days or {}), EVENTS.view: events_ttl_days}
-        migrate(self, ddl.Place(self.database, cluster), {table_of(name).name: n for name, n in days.items()}, replace=replace)
+        migrate(
+            self,
+            ddl.Place(self.database, cluster),
+            {table_of(name).name: n for name, n in days.items()},
+            replace=replace,
+        )
 
     def insert(self, table: str, frame: pl.DataFrame) -> None:
         """Insert rows into the table behind view `table`, in one insert. On return they are stored.
@@ -100,7 +120,11 @@ class Store:
         rows = frame_to_arrow(into, frame)
         self._retry(
             lambda client: client.raw_insert(
-                f"{self.database}.{into.name}", list(rows.columns), rows.stream, settings=dict(_INSERT_SETTINGS), fmt="ArrowStream"
+                f"{self.database}.{into.name}",
+                list(rows.columns),
+                rows.stream,
+                settings=dict(_INSERT_SETTINGS),
+                fmt="ArrowStream",
             )
         )
 
@@ -127,30 +151,36 @@ class Store:
     def is_empty(self) -> bool:
         """No row of ours is stored (nor is the database there, perhaps)."""
         found = self.query(
-            "SELECT sum(rows) AS n FROM system.parts WHERE active AND database = {database:String} AND table IN {tables:Array(String)}",
-            {"database": self.database, "tables": [table.name for table in TABLES if table is not LOSSES]},
+            "SELECT sum(rows) AS n FROM system.parts"
+            " WHERE active AND database = {d:String} AND table IN {tables:Array(String)}",
+            {"d": self.database, "tables": [table.name for table in TABLES if table is not LOSSES]},
         )
         return int(found[0]["n"]) == 0
 
     def max_version(self) -> int:
-        """The greatest version stored, without its final bit: a new generation must be above it. 0 when there is none."""
-        there = {row["name"] for row in self.query("SELECT name FROM system.tables WHERE database = {d:String}", {"d": self.database})}
+        """The greatest version stored, without its final bit: a new generation must be above it. 0: there is none."""
+        there = {
+            row["name"]
+            for row in self.query("SELECT name FROM system.tables WHERE database = {d:String}", {"d": self.database})
+        }
         asked = [
-            f"SELECT max(bitAnd(version, {_FINAL_BIT - 1})) AS v FROM {self.database}.{table.name}"
+            f"SELECT max(bitAnd(version, {_FINAL_BIT - 1})) AS v FROM {self.database}.{table.name}"  # noqa: S608  # identifiers
             for table in TABLES
             if table.versioned and table.name in there
         ]
-        return int(self.query(f"SELECT max(v) AS v FROM ({' UNION ALL '.join(asked)})")[0]["v"]) if asked else 0
+        union = " UNION ALL ".join(asked)
+        return int(self.query(f"SELECT max(v) AS v FROM ({union})")[0]["v"]) if asked else 0  # noqa: S608  # as above
 
     def active_parts(self) -> dict[str, int]:
         """Active parts per table: inserts slow down at 1,000 and fail at 3,000."""
         rows = self.query(
-            "SELECT table, count() AS parts FROM system.parts WHERE active AND database = {d:String} GROUP BY table", {"d": self.database}
+            "SELECT table, count() AS parts FROM system.parts WHERE active AND database = {d:String} GROUP BY table",
+            {"d": self.database},
         )
         return {row["table"]: int(row["parts"]) for row in rows}
 
     def record_loss(self, topic: str, partition: int, wanted: int, found: int) -> None:
-        """Note that messages `[wanted, found)` of a partition were gone before they were read, and that this was accepted."""
+        """Note that messages `[wanted, found)` of a partition were gone before they were read, and accepted as lost."""
         self.insert(
             LOSSES.view,
             pl.DataFrame(
@@ -180,7 +210,9 @@ class Store:
                     raise StoreError(f"ClickHouse at {self.url}: {error}") from error
                 waited = time.monotonic() - began
                 if waited + pause > self._patience.seconds:
-                    raise StoreDownError(f"ClickHouse at {self.url} does not answer, for {waited:.0f} s now: {error}") from error
+                    raise StoreDownError(
+                        f"ClickHouse at {self.url} does not answer, for {waited:.0f} s now: {error}"
+                    ) from error
             time.sleep(pause)
             pause = min(2 * pause, self._patience.longest_pause_seconds)
 

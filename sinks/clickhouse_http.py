@@ -1,7 +1,7 @@
 """The part of ClickHouse's HTTP interface that the store speaks: requests into statements, errors into answers.
 
-Pure functions over what a request carries (no socket, no engine). Source of the protocol: ClickHouse documentation, "HTTP
-Interface", and `src/Server/HTTP/exceptionCodeToHTTPStatus.cpp` for the status of an error.
+Pure functions over what a request carries (no socket, no engine). Source of the protocol: ClickHouse documentation,
+"HTTP Interface", and `src/Server/HTTP/exceptionCodeToHTTPStatus.cpp` for the status of an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from urllib.parse import parse_qsl
 from sinks.chdb_session import ClickHouseError
 
 TRANSPORT_PARAMETERS: Final = frozenset(
-    {"query", "database", "default_format", "user", "password", "query_id", "session_id", "session_timeout", "session_check",
+    {"query", "database", "default_format", "user", "password", "query_id", "session_id", "session_timeout",
+     "session_check",
      "close_session", "quota_key", "role", "stacktrace", "buffer_size", "wait_end_of_query", "compress", "decompress",
      "client_protocol_version", "enable_http_compression", "send_progress_in_http_headers", "http_compression",
      "http_headers_progress_interval_ms", "http_zlib_compression_level"}
@@ -47,7 +48,6 @@ _INSERT: Final = re.compile(
     rb"(?:\((?:" + _NAME + rb"|[\s,])*\))?\s*(?P<format>FORMAT\s+(?P<name>\w+))[ \t\f]*\r?\n?",
     re.IGNORECASE | re.DOTALL,
 )  # fmt: skip
-_STARTS_WITH_INSERT: Final = re.compile(_SPACE + rb"INSERT\b", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +91,25 @@ def request_of(target: str, headers: Mapping[str, str], body: bytes) -> Request:
     params = {k.removeprefix("param_"): v for k, v in parameters.items() if k.startswith("param_")}
     for unsupported in ("compress", "decompress"):
         if parameters.get(unsupported, "0") not in ("0", "false", ""):
-            raise ClickHouseError(
-                f"Code: 48. DB::Exception: {unsupported}=1 (ClickHouse's own block compression) is not spoken here; "
-                "use plain HTTP or Content-Encoding. (NOT_IMPLEMENTED)", 48, "NOT_IMPLEMENTED"
-            )  # fmt: skip
+            raise ClickHouseError.because(
+                f"{unsupported}=1 (ClickHouse's own block compression) is not spoken here, Content-Encoding is",
+                48,
+                "NOT_IMPLEMENTED",
+            )
     return Request(parameters, settings, params, user, password, body)
 
 
 def insert_of(request: Request) -> Insert | None:
     """The insert of a request, or None when it is another statement (`INSERT … VALUES` and `… SELECT` are other)."""
-    text = request.text
-    if not _STARTS_WITH_INSERT.match(text):
-        return None
-    found = _INSERT.match(text)
+    query = request.parameters.get("query", "").encode()
+    head = query or request.body
+    found = _INSERT.match(head)
     if found is None:
         return None
-    rows = text[found.end() :]
-    return Insert(text[: found.start("format")].decode(errors="replace").strip(), found.group("name").decode(), rows)
+    rows = head[found.end() :]
+    if query:
+        rows = rows + request.body if rows else request.body
+    return Insert(head[: found.start("format")].decode(errors="replace").strip(), found.group("name").decode(), rows)
 
 
 def status_of(code: int) -> int:
@@ -129,10 +131,8 @@ def _decompressed(body: bytes, encoding: str) -> bytes:
         if encoding == "zstd":
             return bytes(import_module("backports.zstd").decompress(body))
     except (OSError, EOFError, zlib.error, RuntimeError, ValueError, ImportError) as error:
-        raise ClickHouseError(f"Code: 354. DB::Exception: {encoding} body: {error}. (ZLIB_INFLATE_FAILED)", 354) from error
-    raise ClickHouseError(
-        f"Code: 48. DB::Exception: Content-Encoding {encoding!r} is not spoken here. (NOT_IMPLEMENTED)", 48, "NOT_IMPLEMENTED"
-    )
+        raise ClickHouseError.because(f"{encoding} body: {error}", 354, "ZLIB_INFLATE_FAILED") from error
+    raise ClickHouseError.because(f"Content-Encoding {encoding!r} is not spoken here", 48, "NOT_IMPLEMENTED")
 
 
 def _form_fields(content_type: str, body: bytes) -> dict[str, str]:
@@ -145,7 +145,7 @@ def _form_fields(content_type: str, body: bytes) -> dict[str, str]:
         if not isinstance(name, str):
             continue
         if part.get_filename() is not None:
-            raise ClickHouseError("Code: 48. DB::Exception: External data is not spoken here. (NOT_IMPLEMENTED)", 48, "NOT_IMPLEMENTED")
+            raise ClickHouseError.because("External data is not spoken here", 48, "NOT_IMPLEMENTED")
         payload = part.get_payload(decode=True)
         fields[name] = payload.decode() if isinstance(payload, bytes) else ""
     return fields

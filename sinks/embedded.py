@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode, urlsplit
@@ -88,7 +88,9 @@ def start(directory: Path | str, *, die_with_parent: bool = False) -> Embedded:
         while time.monotonic() < deadline:
             found = attach(directory)
             if found is not None:
-                return Embedded(directory, found.url, found.read_url, found.token, found.pid, found.name, _own(process, found.pid))
+                return Embedded(
+                    directory, found.url, found.read_url, found.token, found.pid, found.name, _own(process, found.pid)
+                )
             if process.poll() is not None:
                 break
             time.sleep(_POLL_SECONDS)
@@ -102,17 +104,27 @@ def start(directory: Path | str, *, die_with_parent: bool = False) -> Embedded:
         raise EmbeddedError(f"the embedded store in {directory} did not start: {said or 'it said nothing'}")
 
 
-def ask(store_dir: Path | str, sql: str, *, default_format: str = "TabSeparatedWithNames", database: str = "livepulse") -> Iterator[bytes]:
-    """The answer to `sql`, block by block, in the format of its FORMAT clause or else `default_format`.
+def ask(store_dir: Path | str, sql: str, *, default_format: str | None = None, database: str = "livepulse") -> bytes:
+    """The answer to `sql`: what `livepulse sql --store DIR "…"` prints. See `ask_blocks`."""
+    return b"".join(ask_blocks(store_dir, sql, default_format=default_format, database=database))
 
-    Goes to the read-only endpoint that the directory names when its store is up, else starts the store for the question.
+
+def ask_blocks(
+    store_dir: Path | str, sql: str, *, default_format: str | None = None, database: str = "livepulse"
+) -> Iterator[bytes]:
+    """The answer to `sql`, block by block: an export need not fit into memory.
+
+    In the format of its FORMAT clause, else `default_format`, else PrettyCompact on a terminal and TabSeparated in a
+    pipe, as clickhouse-client does. Asks the read-only endpoint that the directory names when its store is up, else
+    starts the store for the question.
     Errors: `EmbeddedError`, `QueryError`; both before the first block, but for trouble in the middle of a long answer.
     """
     directory = Path(store_dir).absolute()
     if not (directory / "clickhouse").is_dir():
         raise EmbeddedError(f"there is no store in {directory}")
+    fmt = default_format or ("PrettyCompact" if sys.stdout.isatty() else "TabSeparated")
     with _up(directory) as store:
-        yield from _asked(store, sql, default_format, database)
+        yield from _asked(store, sql, fmt, database)
 
 
 @contextmanager
@@ -134,6 +146,8 @@ def _asked(store: Embedded, sql: str, default_format: str, database: str) -> Ite
             raise QueryError(response.read().decode(errors="replace").strip())
         while block := response.read(1 << 20):
             yield block
+    except IncompleteRead as error:  # the answer broke off: its last words say why
+        raise QueryError(error.partial.decode(errors="replace").strip().rpartition("\n")[2]) from error
     except OSError as error:
         raise EmbeddedError(f"the embedded store at {store.read_url} does not answer: {error}") from error
     finally:

@@ -14,6 +14,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,8 @@ from sinks.clickhouse_http import Request, insert_of, request_of, status_of
 STORE_HEADER: Final = "X-LivePulse-Store"
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_READ_BODY_BYTES: Final = 1 << 20
-_IO_TIMEOUT_SECONDS: Final = 600.0
+_ENGINE_TIMEOUT_SECONDS: Final = 600.0
+_READER_TIMEOUT_SECONDS: Final = 60.0
 _VERDICTS: Final = 1024  # texts that passed are remembered: boards ask the same ones again and again
 _SELECT_FORMAT: Final = re.compile(r" Identifier (\w+)")
 _SELECT: Final = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n|\()*(?:SELECT|WITH|FROM)\b", re.IGNORECASE | re.DOTALL)
@@ -66,7 +68,7 @@ class Endpoint(ThreadingHTTPServer):
     """A port of the store. `token`: the password of a read-write endpoint, None for the read-only one."""
 
     daemon_threads = True
-    allow_reuse_address = False
+    allow_reuse_address = True  # else a port that was just closed cannot be taken again for a minute
 
     def __init__(self, address: tuple[str, int], store: Backend, token: str | None) -> None:
         self.store, self.token = store, token
@@ -85,19 +87,26 @@ class Exchange(BaseHTTPRequestHandler):
     server_version = "LivePulse"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
-    timeout = _IO_TIMEOUT_SECONDS
     server: Endpoint
 
+    def setup(self) -> None:
+        """A reader that stalls gives up its place sooner than the engine."""
+        super().setup()
+        self.connection.settimeout(_READER_TIMEOUT_SECONDS if self.server.token is None else _ENGINE_TIMEOUT_SECONDS)
+
     def do_GET(self) -> None:
+        """A query in the URL, or `/ping`."""
         self._answer()
 
     def do_HEAD(self) -> None:
+        """As GET, without the body."""
         self._answer()
 
     def do_POST(self) -> None:
+        """A query, or rows, in the body."""
         self._answer()
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
         """Silent: the engine reports, not its store."""
 
     def _answer(self) -> None:
@@ -106,7 +115,10 @@ class Exchange(BaseHTTPRequestHandler):
             self._check_host()
             path = self.path.partition("?")[0]
             if path not in ("/", ""):
-                self._plain(200 if path == "/ping" else 404, b"Ok.\n" if path == "/ping" else b"There is no handle " + path.encode() + b"\n")
+                self._plain(
+                    200 if path == "/ping" else 404,
+                    b"Ok.\n" if path == "/ping" else b"There is no handle " + path.encode() + b"\n",
+                )
                 return
             request = request_of(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
             self._authenticate(request)
@@ -118,20 +130,23 @@ class Exchange(BaseHTTPRequestHandler):
                 self._execute(request)
         except ClickHouseError as error:
             self._fail(error)
+        except ValueError as error:  # a length, a chunk or a header that is none
+            self.close_connection = True
+            self._fail(ClickHouseError.because(f"malformed request: {error}", 36, "BAD_ARGUMENTS"))
 
     def _check_host(self) -> None:
         """A page in a browser must not reach the store under a name of its own (DNS rebinding)."""
         host = self.headers.get("Host", "127.0.0.1").rsplit(":", 1)[0]
         if host not in ("127.0.0.1", "localhost", "[::1]", self.server.server_address[0]):
-            raise ClickHouseError(f"Code: 497. DB::Exception: host {host!r} is not this store. (ACCESS_DENIED)", 497, "ACCESS_DENIED")
+            raise ClickHouseError.because(f"host {host!r} is not this store", 497, "ACCESS_DENIED")
 
     def _authenticate(self, request: Request) -> None:
         token = self.server.token
         if token is not None and not hmac.compare_digest(request.password.encode(), token.encode()):
-            raise ClickHouseError(
-                f"Code: 516. DB::Exception: {request.user or 'default'}: Authentication failed: password is incorrect. (AUTHENTICATION_FAILED)",
-                516, "AUTHENTICATION_FAILED",
-            )  # fmt: skip
+            user = request.user or "default"
+            raise ClickHouseError.because(
+                f"{user}: Authentication failed: password is incorrect", 516, "AUTHENTICATION_FAILED"
+            )
 
     def _read(self, request: Request) -> None:
         """One guarded statement."""
@@ -139,9 +154,7 @@ class Exchange(BaseHTTPRequestHandler):
         sql = request.text.decode(errors="replace")
         settings = store.caps.settings(request.settings)
         if not store.reads.acquire(timeout=10.0):
-            raise ClickHouseError(
-                "Code: 202. DB::Exception: Too many simultaneous queries. (TOO_MANY_SIMULTANEOUS_QUERIES)", 202, "TOO_MANY_SIMULTANEOUS_QUERIES"
-            )
+            raise ClickHouseError.because("Too many simultaneous queries", 202, "TOO_MANY_SIMULTANEOUS_QUERIES")
         try:
             with store.engine.handle() as handle:
                 self._use(handle, request)
@@ -163,14 +176,20 @@ class Exchange(BaseHTTPRequestHandler):
                 self._run(handle, request.text.decode(errors="surrogateescape"), request)
 
     def _use(self, handle: Handle, request: Request) -> None:
-        handle.use(request.parameters.get("database") or self.headers.get("X-ClickHouse-Database") or self.server.store.database)
+        handle.use(
+            request.parameters.get("database")
+            or self.headers.get("X-ClickHouse-Database")
+            or self.server.store.database
+        )
 
     def _run(self, handle: Handle, sql: str, request: Request) -> None:
         """Run a statement and send its result: block by block where the format allows, else whole."""
-        default = request.parameters.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
+        wanted = request.parameters.get("default_format") or self.headers.get("X-ClickHouse-Format") or ""
+        default = wanted if wanted.isidentifier() else "TabSeparated"
         fmt = _format_of(handle, sql, request, default)
         if fmt in STREAMABLE and _SELECT.match(sql):
-            self._send_stream(handle.stream(sql, fmt, request.params), fmt)
+            with closing(handle.stream(sql, fmt, request.params)) as blocks:  # before the handle is, come what may
+                self._send_stream(blocks, fmt)
         else:
             self._send(handle.run(sql, default, request.params), fmt)
 
@@ -200,7 +219,8 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _send(self, result: Result, fmt: str | None) -> None:
         summary = {
-            "read_rows": str(result.read_rows), "read_bytes": str(result.read_bytes), "written_rows": str(result.written_rows),
+            "read_rows": str(result.read_rows), "read_bytes": str(result.read_bytes),
+            "written_rows": str(result.written_rows),
             "written_bytes": str(result.written_bytes), "elapsed_ns": str(result.elapsed_ns),
         }  # fmt: skip
         self._head(200, fmt, len(result.body), {"X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))})
@@ -256,7 +276,7 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _too_large(self, limit: int) -> ClickHouseError:
         self.close_connection = True
-        return ClickHouseError(f"Code: 307. DB::Exception: a body may have {limit} bytes. (TOO_MANY_BYTES)", 307, "TOO_MANY_BYTES")
+        return ClickHouseError.because(f"a body may have {limit} bytes", 307, "TOO_MANY_BYTES")
 
 
 def _format_of(handle: Handle, sql: str, request: Request, default: str) -> str | None:
@@ -283,4 +303,8 @@ def _content_type(fmt: str | None) -> str:
         return "text/csv; charset=UTF-8"
     if fmt.startswith(("Tab", "TSV")):
         return "text/tab-separated-values; charset=UTF-8"
-    return "text/plain; charset=UTF-8" if fmt.startswith(("Pretty", "Vertical", "Values", "Markdown")) else "application/octet-stream"
+    return (
+        "text/plain; charset=UTF-8"
+        if fmt.startswith(("Pretty", "Vertical", "Values", "Markdown"))
+        else "application/octet-stream"
+    )

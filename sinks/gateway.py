@@ -31,14 +31,14 @@ __all__ = ["ENDPOINT_FILE", "ENGINE_USER", "EXIT_LOCKED", "STORE_HEADER", "TOKEN
 ENGINE_USER: Final = "livepulse"
 HOST: Final = "127.0.0.1"
 ENDPOINT_FILE: Final = "endpoint.json"
-TOKEN_FILE: Final = "token"
+TOKEN_FILE: Final = "token"  # noqa: S105  # the name of a file
 _PARENT_POLL_SECONDS: Final = 0.25
 _DRAIN_SECONDS: Final = 15.0
 
 
 def lock(directory: Path) -> IO[str]:
     """Take the directory for this process; the lock lasts as long as the file is open. Errors: `StoreLockedError`."""
-    file = open(directory / "store.lock", "a+")  # noqa: SIM115  # open for the life of the process
+    file = (directory / "store.lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -51,7 +51,7 @@ def write_token(directory: Path) -> str:
     """The directory's token, made at the first start."""
     path = directory / TOKEN_FILE
     if not path.exists():
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
     return path.read_text().strip()
 
@@ -61,7 +61,8 @@ def publish(directory: Path, backend: Backend, engine: Endpoint, readers: Endpoi
     path = directory / ENDPOINT_FILE
     port, read_port = engine.server_address[1], readers.server_address[1]
     told = {
-        "store": backend.name, "pid": os.getpid(), "host": HOST, "port": port, "read_port": read_port, "user": ENGINE_USER,
+        "store": backend.name, "pid": os.getpid(), "host": HOST, "port": port, "read_port": read_port,
+        "user": ENGINE_USER,
         "url": f"http://{HOST}:{port}", "read_url": f"http://{HOST}:{read_port}", "database": backend.database,
     }  # fmt: skip
     fresh = path.with_suffix(".new")
@@ -106,12 +107,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--die-with", type=int, default=0, metavar="PID", help="stop when this parent process is gone")
     given = parser.parse_args(arguments)
     try:
-        return serve(given.dir, port=given.port, read_port=given.read_port, database=given.database, parent=given.die_with)
+        return serve(
+            given.dir, port=given.port, read_port=given.read_port, database=given.database, parent=given.die_with
+        )
     except StoreLockedError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return EXIT_LOCKED
     except (ClickHouseError, OSError) as error:
-        print(f"the store {given.dir} cannot be opened: {error}", file=sys.stderr)
+        sys.stderr.write(f"the store {given.dir} cannot be opened: {error}\n")
         return 1
 
 

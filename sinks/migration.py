@@ -17,13 +17,20 @@ class SchemaError(Exception):
 class Asked(Protocol):
     """Where statements go (`sinks.clickhouse.Store`)."""
 
-    def command(self, sql: str) -> None: ...
+    def command(self, sql: str) -> None:
+        """Run a statement without a result."""
 
-    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]: ...
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Rows of a query."""
 
 
 def migrate(
-    store: Asked, place: ddl.Place, retain_days: Mapping[str, int], *, replace: bool = False, tables: Iterable[Table] = TABLES
+    store: Asked,
+    place: ddl.Place,
+    retain_days: Mapping[str, int],
+    *,
+    replace: bool = False,
+    tables: Iterable[Table] = TABLES,
 ) -> None:
     """Create or mend the database. `retain_days` by table name; `replace` drops everything of ours before.
 
@@ -37,7 +44,8 @@ def migrate(
     made_by = _version(store, place)
     if made_by > ddl.SCHEMA_VERSION:
         raise SchemaError(
-            f"database {place.database} has schema {made_by}; this version of livepulse knows {ddl.SCHEMA_VERSION}: install a newer one"
+            f"database {place.database} has schema {made_by}; this version of livepulse knows "
+            f"{ddl.SCHEMA_VERSION}: install a newer one"
         )
     there = _columns(store, place)
     retained = _ttl_clauses(store, place)
@@ -53,7 +61,8 @@ def migrate(
     for view in VIEWS:
         store.command(ddl.create_view(view, place))
     if made_by < ddl.SCHEMA_VERSION:
-        store.command(f"INSERT INTO {place.database}.{ddl.VERSIONS_TABLE} (version) VALUES ({ddl.SCHEMA_VERSION})")
+        into = f"{place.database}.{ddl.VERSIONS_TABLE}"
+        store.command(f"INSERT INTO {into} (version) VALUES ({ddl.SCHEMA_VERSION})")  # noqa: S608  # identifiers
 
 
 def _mend(store: Asked, place: ddl.Place, table: Table, types: Mapping[str, str]) -> None:
@@ -78,7 +87,8 @@ def _drop(store: Asked, place: ddl.Place, tables: Iterable[Table]) -> None:
 
 
 def _version(store: Asked, place: ddl.Place) -> int:
-    return int(store.query(f"SELECT max(version) AS v FROM {place.database}.{ddl.VERSIONS_TABLE}")[0]["v"])
+    table = f"{place.database}.{ddl.VERSIONS_TABLE}"
+    return int(store.query(f"SELECT max(version) AS v FROM {table}")[0]["v"])  # noqa: S608  # identifiers
 
 
 def _columns(store: Asked, place: ddl.Place) -> dict[str, dict[str, str]]:

@@ -1,9 +1,9 @@
 """What the read-only endpoint lets through: one statement that reads this store and nothing else.
 
-`readonly = 1` alone is not enough in chDB: it still writes files by `INTO OUTFILE` and reads them by the scalar function
-`file`. So ClickHouse's own parser is asked what a text is (class, number of statements, syntax tree), the tree is held
-against allow-lists, and `readonly = 1` is set beneath as a second wall (it refuses every `SETTINGS` clause and every
-table function that leaves the process). A text that the parser does not understand is refused.
+`readonly = 1` alone is not enough in chDB: it still writes files by `INTO OUTFILE` and reads them by the scalar
+function `file`. So ClickHouse's own parser is asked what a text is (class, number of statements, syntax tree), the tree
+is held against allow-lists, and `readonly = 1` is set beneath as a second wall (it refuses every `SETTINGS` clause and
+every table function that leaves the process). A text that the parser does not understand is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from sinks.chdb_session import Classified, ClickHouseError
 MAX_QUERY_BYTES: Final = 256 * 1024
 
 TABLE_FUNCTIONS: Final = frozenset(
-    {"numbers", "numbers_mt", "zeros", "zeros_mt", "generateseries", "generate_series", "values", "null", "primes", "view"}
+    {
+        "numbers",
+        "numbers_mt",
+        "zeros",
+        "zeros_mt",
+        "generateseries",
+        "generate_series",
+        "values",
+        "null",
+        "primes",
+        "view",
+    }
 )
 """Table functions that read nothing but their literal arguments or a subquery (lower case)."""
 
@@ -36,17 +47,21 @@ _ROOT: Final = re.compile(r"(SelectWithUnionQuery|SelectIntersectExceptQuery|Exp
 _FUNCTION: Final = re.compile(r" *Function (\S+)")
 _STRING: Final = re.compile(r"'(?:[^'\\]|\\.|'')*'", re.DOTALL)
 _CALL: Final = re.compile(r"(?:\bAPPLY ?\(?`?(\w+))|(?:([\w.]+)`?\()", re.IGNORECASE)
+_WORD: Final = re.compile(r"\w+")
 _TABLE_EXPRESSION: Final = re.compile(r" *TableExpression\b")
 
 
 class Parser(Protocol):
     """ClickHouse's parser (`sinks.chdb_session.Handle` is one)."""
 
-    def classify(self, sql: str) -> Classified: ...
+    def classify(self, sql: str) -> Classified:
+        """Class and number of the statements."""
 
-    def syntax_tree(self, sql: str, params: Mapping[str, str] | None = None) -> list[str]: ...
+    def syntax_tree(self, sql: str, params: Mapping[str, str] | None = None) -> list[str]:
+        """Lines of `EXPLAIN AST`."""
 
-    def canonical(self, sql: str) -> str: ...
+    def canonical(self, sql: str) -> str:
+        """The text as ClickHouse writes it, without comments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +121,7 @@ def check(sql: str, parser: Parser, params: Mapping[str, str], table_functions: 
 
     `table_functions`: lower-case names of every table function that this ClickHouse has and that is no scalar function
     as well; none of them may stand where a value is expected (`x IN remote(…)`).
-    Errors: `ClickHouseError` with ACCESS_DENIED for what is understood and refused, SYNTAX_ERROR and the like otherwise.
+    Errors: `ClickHouseError` with ACCESS_DENIED for what is understood and refused, else SYNTAX_ERROR and the like.
     """
     if len(sql.encode(errors="surrogatepass")) > MAX_QUERY_BYTES:
         raise _refused(f"a query may have {MAX_QUERY_BYTES} bytes", 164, "QUERY_IS_TOO_LARGE")
@@ -129,6 +144,8 @@ def check_tree(tree: Sequence[str], table_functions: frozenset[str]) -> None:
     _check_root(tree)
     before = ""
     for line in tree:
+        if line.strip() == "Set":
+            raise _refused("SETTINGS cannot be changed on the read-only endpoint", 164, "READONLY")
         function = _FUNCTION.match(line)
         if function is None:
             before = line
@@ -143,8 +160,12 @@ def check_tree(tree: Sequence[str], table_functions: frozenset[str]) -> None:
 
 
 def check_calls(canonical: str, table_functions: frozenset[str]) -> None:
-    """Every call in ClickHouse's own rendering of a query: the tree leaves out some places (`APPLY`, `SHOW … WHERE`)."""
-    for applied, called in _CALL.findall(_STRING.sub("''", canonical)):
+    """Every name in ClickHouse's own rendering: the tree leaves out some places (`APPLY`, `SHOW … WHERE`)."""
+    bare = _STRING.sub("''", canonical)
+    for name in _WORD.findall(bare):  # a function may be passed by its name: arrayMap(file, …)
+        if name.lower() in DENIED_FUNCTIONS:
+            raise _refused(f"the name {name} is not for the read-only endpoint")
+    for applied, called in _CALL.findall(bare):
         check_function(applied or called, table_functions)
 
 
@@ -175,4 +196,4 @@ def _lower(value: str, cap: int) -> str:
 
 
 def _refused(why: str, code: int = 497, name: str = "ACCESS_DENIED") -> ClickHouseError:
-    return ClickHouseError(f"Code: {code}. DB::Exception: {why}. ({name})", code, name)
+    return ClickHouseError.because(why, code, name)
