@@ -186,8 +186,8 @@ class _Clock:
         columns = found.columns
 
         def ahead() -> Mask:
-            is_ahead: Mask = columns[EVENT_TIME] > self._record_ms + limits.max_future_ms
-            return is_ahead & (columns[TAKEN] != 0)
+            is_ahead: Mask = (columns[EVENT_TIME] > self._record_ms + limits.max_future_ms) & (columns[TAKEN] != 0)
+            return is_ahead
 
         future = ahead()
         if future.any() and self.refine():
