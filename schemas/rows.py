@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +31,10 @@ class ArrowRows:
     stream: bytes
 
 
-def typed(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with the columns of `table` in its order and types. Times may be epoch ms (Int64) or Polars datetimes.
+def typed(table: Table, frame: pl.DataFrame, *, without: Container[str] = ()) -> pl.DataFrame:
+    """`frame` with the columns of `table` (but `without` some) in its order and types.
 
+    Times may be epoch ms (Int64) or Polars datetimes.
     Errors: `RowsError` for a missing or unknown column, NULL where none may be, a value that its type cannot hold.
     """
     wanted = {column.name: column for column in table.inserted}
@@ -40,10 +42,11 @@ def typed(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
     if missing or unknown:
         raise RowsError(f"rows for {table.name} lack {sorted(missing)} and bring unknown {sorted(unknown)}")
     try:
-        cast = frame.select(_cast(column, frame.schema[name]) for name, column in wanted.items())
+        shown = {name: column for name, column in wanted.items() if name not in without}
+        cast = frame.select(_cast(column, frame.schema[name]) for name, column in shown.items())
     except pl.exceptions.PolarsError as error:
         raise RowsError(f"rows for {table.name}: {error}") from error
-    for name, column in wanted.items():
+    for name, column in shown.items():
         if not column.nullable and cast[name].null_count():
             raise RowsError(f"rows for {table.name}: {cast[name].null_count()} of {cast.height} have no {name}")
     return cast
@@ -54,9 +57,8 @@ def frame_to_arrow(table: Table, frame: pl.DataFrame) -> ArrowRows:
 
     Columns that are NULL throughout are left out: an archive row has 35 fields and a view fills half of them.
     """
-    rows = typed(table, frame)
-    empty = [c.name for c in table.inserted if c.nullable and rows.height and rows[c.name].null_count() == rows.height]
-    rows = rows.drop(empty)
+    given = [c.name for c in table.inserted if c.nullable and c.name in frame.columns]
+    rows = typed(table, frame, without={name for name in given if frame[name].null_count() == frame.height})
     stream = io.BytesIO()
     rows.write_ipc_stream(stream, compat_level=pl.CompatLevel.oldest())
     return ArrowRows(tuple(rows.columns), rows.height, stream.getvalue())
