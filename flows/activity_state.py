@@ -42,7 +42,6 @@ class SeenPairs:
         self._pairs = KeyIndex()
         self._renumber_at = _RENUMBER_MIN
         self._sets = {code: WindowSets(cut.size_ms) for code, cut in self._cuts.items()}
-        self._scratch: Ids = np.empty(0, dtype=np.int64)
         self._start_delta(full=False)
 
     def _start_delta(self, *, full: bool) -> None:
@@ -55,14 +54,14 @@ class SeenPairs:
 
     def nbytes(self) -> int:
         """Bytes held in arrays."""
-        return self._pairs.nbytes() + self._scratch.nbytes + sum(s.nbytes() for s in self._sets.values())
+        return self._pairs.nbytes() + sum(s.nbytes() for s in self._sets.values())
 
     def ids(self, keys: Keys) -> Ids:
         """Ids of pairs, for `first`. Void after the next `expire`."""
         return self._pairs.ids(keys)
 
     def first(self, cut: Window, starts: Int64s, window: Int64s, ids: Ids) -> Places:
-        """One place of each (window, pair) that was not seen before; they are seen from now on.
+        """The first place of each (window, pair) that was not seen before; they are seen from now on.
 
         Args:
             cut: the way in which time is cut.
@@ -70,9 +69,6 @@ class SeenPairs:
             window: for each pair the place of its window in `starts`.
             ids: the id of each pair.
         """
-        universe = len(self._pairs)
-        if len(self._scratch) <= universe:
-            self._scratch = np.empty(universe * 5 // 4 + 1, dtype=np.int64)
         if len(starts) == 1:
             return self._add((cut.code, int(starts[0])), ids)
         short = window.astype(np.uint16) if len(starts) < 1 << 16 else window  # radix sort below 2^16
@@ -84,14 +80,14 @@ class SeenPairs:
                 rows = order[begin:end]
                 places.append(rows[self._add((cut.code, start), ids[rows])])
             begin = end
-        return np.concatenate(places) if places else np.zeros(0, dtype=np.intp)
+        return np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
 
     def _add(self, name: tuple[int, int], ids: Ids) -> Places:
         code, start = name
         held = self._sets[code]
         if start not in held:
             self._next_expiry = min(self._next_expiry, self._expiry(name))
-        places = held.add(start, ids, len(self._pairs), self._scratch)
+        places = held.add(start, ids, len(self._pairs))
         if len(places) and not self._full:
             self._fresh.setdefault(name, []).append(ids[places].astype(np.int32))
             self._fresh_count += len(places)
@@ -169,10 +165,9 @@ class SeenPairs:
             raise ValueError(f"activity state of format {blob.format}; this version reads {_FORMAT}")
         if blob.full:
             self._start_empty()
-        self._pairs.extend(np.frombuffer(blob.keys, dtype="<u8").astype(np.uint64))
+        self._pairs.ids(np.frombuffer(blob.keys, dtype="<u8").astype(np.uint64))
         universe = len(self._pairs)
-        scratch = np.empty(universe + 1, dtype=np.int64)
         for code, start, ids in blob.sets:
-            self._sets[code].add(start, np.frombuffer(ids, dtype="<i4").astype(np.int64), universe, scratch)
+            self._sets[code].add(start, np.frombuffer(ids, dtype="<i4").astype(np.int64), universe)
         self._watermark = blob.watermark
         self._drop_passed()

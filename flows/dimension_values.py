@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from flows.id_sets import KeyIndex
 from schemas.events import OTHER
 
 Codes = npt.NDArray[np.int64]
@@ -45,15 +46,11 @@ class DimensionValues:
     def _forget(self) -> None:
         self.names: list[str] = ["", OTHER]
         self._hashes: list[int] = [0, stable_hash(self.name, OTHER)]
+        self.hashes: Keys = np.array(self._hashes, dtype=np.uint64)  # stable hash by code; 0 for an absent value
         none = pl.Series([None], dtype=pl.String).hash().to_numpy()
-        self._met: Keys = none  # Polars' hashes of values met, ascending
-        self._met_codes = np.zeros(1, dtype=np.int64)
+        self._met = KeyIndex(none)  # Polars' hashes of values met; the first is that of an absent value
+        self._met_codes = np.array([NONE, NONE], dtype=np.int64)  # by id
         self._admitted.clear()
-
-    @property
-    def hashes(self) -> Keys:
-        """Stable hash by code; 0 for an absent value."""
-        return np.array(self._hashes, dtype=np.uint64)
 
     def codes(self, column: pl.Series, hashes: Keys, hours: Int64s) -> Codes:
         """The code of each value of a String column.
@@ -65,30 +62,29 @@ class DimensionValues:
             self._forget()
         if column.null_count() == len(column):
             return np.zeros(len(column), dtype=np.int64)
-        at = np.searchsorted(self._met, hashes)
-        at[at == len(self._met)] = 0
-        unmet = np.flatnonzero(self._met[at] != hashes)
-        if len(unmet):
-            self._learn(hashes[unmet], column.gather(unmet))
-            at = np.searchsorted(self._met, hashes)
-        codes = self._met_codes[at]
+        ids = self._met.ids(hashes)
+        if len(self._met) >= len(self._met_codes):
+            self._learn(ids, column)
+        codes: Codes = self._met_codes.take(ids)
         if len(self.names) > self._cap + 2:
             self._fold_tail(codes, hours)
         return codes
 
-    def _learn(self, hashes: Keys, values: pl.Series) -> None:
-        new, places = np.unique(hashes, return_index=True)
+    def _learn(self, ids: Codes, column: pl.Series) -> None:
+        """Give codes to values whose hashes were met for the first time."""
+        new = np.arange(len(self._met_codes), len(self._met) + 1)
+        places = np.zeros(len(self._met) + 1, dtype=np.int64)
+        places[ids[::-1]] = np.arange(len(ids))[::-1]
         codes = []
-        for value in values.gather(places).to_list():
+        for value in column.gather(places[new]).to_list():
             if value == OTHER:
                 codes.append(_TAIL)
                 continue
             codes.append(len(self.names))
             self.names.append(value)
             self._hashes.append(stable_hash(self.name, value))
-        met = np.concatenate((self._met, new))
-        order = np.argsort(met)
-        self._met, self._met_codes = met[order], np.concatenate((self._met_codes, codes))[order]
+        self._met_codes = np.concatenate((self._met_codes, np.array(codes, dtype=np.int64)))
+        self.hashes = np.array(self._hashes, dtype=np.uint64)
 
     def _fold_tail(self, codes: Codes, hours: Int64s) -> None:
         """Replace, in place, the codes of values that come after the first `cap` of their hour."""

@@ -1,4 +1,4 @@
-"""Distinct integers of an array, without a sort where they lie close together."""
+"""Sums by integer key, exact and without a sort where keys lie close together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from schemas.decode_compile import compiled
 
 Int64s = npt.NDArray[np.int64]
 
@@ -21,27 +23,36 @@ def distinct(keys: Int64s) -> tuple[Int64s, Int64s]:
     if span > _DENSE * len(keys) + 1024:
         values, places = np.unique(keys, return_inverse=True)
         return values, places
-    shifted = keys - low
-    present = np.zeros(span, dtype=np.bool_)
-    present[shifted] = True
-    values = present.nonzero()[0]
-    place = np.empty(span, dtype=np.int64)
-    place[values] = np.arange(len(values))
-    return values + low, place.take(shifted)
+    place, values = np.zeros(span, dtype=np.int64), np.empty(min(span, len(keys)), dtype=np.int64)
+    places = np.empty(len(keys), dtype=np.int64)
+    return values[: _number(keys, low, place, values, places)], places
 
 
 def totals(keys: Int64s, weights: Int64s) -> tuple[Int64s, Int64s, Int64s]:
-    """Distinct keys, ascending, how often each occurs, and the sum of its weights. Exact. `keys` may not be empty."""
-    low = int(keys.min())
-    span = int(keys.max()) - low + 1
-    if span > _DENSE * len(keys) + 1024:
-        values, places = np.unique(keys, return_inverse=True)
-        sums = np.zeros(len(values), dtype=np.int64)
-        np.add.at(sums, places, weights)
-        return values, np.bincount(places), sums
-    shifted = keys - low
-    counts = np.bincount(shifted)
-    sums = np.zeros(span, dtype=np.int64)
-    np.add.at(sums, shifted, weights)  # integers, not the floats of bincount's weights
-    values = counts.nonzero()[0]
-    return values + low, counts[values], sums[values]
+    """Distinct keys, ascending, how often each occurs, and the sum of its weights. `keys` may not be empty."""
+    values, places = distinct(keys)
+    counts, sums = np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.int64)
+    _add(places, weights, counts, sums)
+    return values, counts, sums
+
+
+@compiled
+def _number(keys: Int64s, low: int, place: Int64s, values: Int64s, places: Int64s) -> int:
+    for i in range(len(keys)):
+        place[keys[i] - low] = 1
+    count = 0
+    for at in range(len(place)):
+        if place[at]:
+            place[at] = count
+            values[count] = at + low
+            count += 1
+    for i in range(len(keys)):
+        places[i] = place[keys[i] - low]
+    return count
+
+
+@compiled
+def _add(places: Int64s, weights: Int64s, counts: Int64s, sums: Int64s) -> None:
+    for i in range(len(places)):
+        counts[places[i]] += 1
+        sums[places[i]] += weights[i]

@@ -9,13 +9,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from schemas.decode_compile import compiled
+
 Keys = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int64]
-Places = npt.NDArray[np.intp]
+Places = npt.NDArray[np.int64]
+Slots = npt.NDArray[np.int32]
+Bits = npt.NDArray[np.uint8]
 
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads keys that share low bits, as a shard's do
 _MAX_LOAD = 0.6
-_BIT: npt.NDArray[np.uint8] = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
+_BIT: Bits = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 
 
 class KeyIndex:
@@ -24,10 +27,11 @@ class KeyIndex:
     def __init__(self, keys: Keys | None = None) -> None:
         """An index of these distinct keys (id 1 first), or an empty one."""
         held = np.zeros(0, dtype=np.uint64) if keys is None else keys
-        self._count = len(held)
-        self._keys = np.zeros(max(1024, 1 + len(held)), dtype=np.uint64)  # id → key; place 0 stands for "no id"
-        self._keys[1 : 1 + len(held)] = held
-        self._rebuild()
+        self._count = 0
+        self._keys = np.zeros(1, dtype=np.uint64)  # id → key; place 0 stands for "no id"
+        self._slots = np.zeros(1024, dtype=np.int32)  # slot → id, 0 = free
+        if len(held):
+            self.ids(held)
 
     def __len__(self) -> int:
         return self._count
@@ -42,78 +46,37 @@ class KeyIndex:
         return self._keys.nbytes + self._slots.nbytes
 
     def ids(self, keys: Keys) -> Ids:
-        """The id of each key; new keys get the next ids. Shapes: n → n."""
-        found = self._find(keys)
-        missing = np.flatnonzero(found == 0)
-        if len(missing):
-            new, inverse = np.unique(keys[missing], return_inverse=True)
-            found[missing] = self._count + 1 + inverse
-            self.extend(new)
-        return found
+        """The id of each key; new keys get the next ids in their order. Shapes: n → n."""
+        self._make_room(len(keys))
+        ids = np.empty(len(keys), dtype=np.int64)
+        self._count = _ids(keys, self._keys, self._slots, self._count, ids)
+        return ids
 
-    def _find(self, keys: Keys) -> Ids:
-        """Ids of keys, 0 where there is none."""
-        slot = self._home(keys)
-        found = self._slots.take(slot).astype(np.int64)
-        todo = np.flatnonzero((self._keys.take(found) != keys) & (found != 0))
-        slot, wanted, step = slot[todo], keys[todo], 0
-        while len(todo):
-            step += 1
-            slot = (slot + step) & self._mask
-            at = self._slots.take(slot).astype(np.int64)
-            found[todo] = at
-            on = np.flatnonzero((self._keys.take(at) != wanted) & (at != 0))
-            todo, slot, wanted = todo[on], slot[on], wanted[on]
-        return found
-
-    def extend(self, new: Keys) -> None:
-        """Give the next ids, in this order, to distinct keys that the index lacks."""
-        first, self._count = self._count + 1, self._count + len(new)
-        if self._count >= len(self._keys):
-            grown = np.zeros(max(self._count + 1, len(self._keys) * 3 // 2), dtype=np.uint64)
-            grown[:first] = self._keys[:first]
+    def _make_room(self, more: int) -> None:
+        """Room for `more` new keys. Grows by what is there, so that a key is moved a few times in all."""
+        if self._count + more >= len(self._keys):
+            grown = np.zeros((self._count + more) * 4 // 3 + 1, dtype=np.uint64)
+            grown[: self._count + 1] = self._keys[: self._count + 1]
             self._keys = grown
-        self._keys[first : self._count + 1] = new
-        if self._count > _MAX_LOAD * len(self._slots):
-            self._rebuild()
-        else:
-            self._place(np.arange(first, self._count + 1, dtype=np.int32))
-
-    def _rebuild(self) -> None:
-        """A table with room for as many keys again."""
-        size = 1024
-        while self._count > _MAX_LOAD / 2 * size:
+        size = len(self._slots)
+        while self._count + more > _MAX_LOAD * size:
             size *= 2
-        self._mask = np.int64(size - 1)
-        self._shift = np.uint64(65 - size.bit_length())
-        self._slots = np.zeros(size, dtype=np.int32)  # slot → id, 0 = free
-        self._place(np.arange(1, self._count + 1, dtype=np.int32))
-
-    def _place(self, ids: npt.NDArray[np.int32]) -> None:
-        """Put ids whose keys the table lacks into free slots. Where two want one slot the last written has it."""
-        slot, step = self._home(self._keys[ids]), 0
-        while len(ids):
-            free = self._slots.take(slot) == 0
-            self._slots[slot[free]] = ids[free]
-            on = np.flatnonzero(self._slots.take(slot) != ids)
-            step += 1
-            ids, slot = ids[on], (slot[on] + step) & self._mask
-
-    def _home(self, keys: Keys) -> Ids:
-        return ((keys * _MIX) >> self._shift).view(np.int64)
+        if size > len(self._slots):
+            self._slots = np.zeros(size, dtype=np.int32)
+            _place(self._keys, self._count, self._slots)
 
 
 class WindowSets:
     """A set of ids for each window of one size.
 
     Eight neighbouring windows share an array of bytes, one byte an id and one bit a window, so that a look-up is one
-    gather and a closed window takes a bit an id. A window with few ids for its universe is a sorted list instead.
+    read and a closed window takes a bit an id. A window with few ids for its universe is a sorted list instead.
     """
 
     def __init__(self, size_ms: int) -> None:
         self._size = size_ms
-        self._few: dict[int, npt.NDArray[np.int32]] = {}  # start → ids, ascending
-        self._bits: dict[int, npt.NDArray[np.uint8]] = {}  # block of windows → bits by id
+        self._few: dict[int, Slots] = {}  # start → ids, ascending
+        self._bits: dict[int, Bits] = {}  # block of windows → bits by id
         self._in_bits: set[int] = set()  # starts of the windows in there
 
     def __contains__(self, start: int) -> bool:
@@ -123,34 +86,25 @@ class WindowSets:
         """The windows held, ascending."""
         return sorted((*self._few, *self._in_bits))
 
-    def add(self, start: int, ids: Ids, universe: int, scratch: Ids) -> Places:
-        """Add ids (each ≤ `universe`) to a window and answer one place of each id that it lacked.
-
-        `scratch` has a cell for each id up to `universe`; what it holds does not matter.
-        """
+    def add(self, start: int, ids: Ids, universe: int) -> Places:
+        """Add ids (each ≤ `universe`) to a window and answer the first place of each id that it lacked."""
         if start not in self._in_bits:
             few = self._few.setdefault(start, np.zeros(0, dtype=np.int32))
-            if 32 * (len(few) + len(ids)) > universe:  # four bytes an id are more than a bit of each
-                self._to_bits(start, few, universe)
-        if start in self._in_bits:
-            block, bit = self._block(start, universe)
-            lacked = ((block.take(ids) & bit) == 0).nonzero()[0]
-        else:
-            block, bit = None, np.uint8(0)
-            lacked = np.flatnonzero(~_member(few, ids))
-        wanted = ids[lacked]
-        order = np.arange(len(lacked))
-        scratch[wanted] = order  # of several places of one id the last written stays
-        once = (scratch.take(wanted) == order).nonzero()[0]
-        places: Places = lacked[once]
-        added = wanted[once]
-        if block is None:
-            self._few[start] = np.sort(np.concatenate((few, added.astype(np.int32))))
-        else:
-            block[added] |= bit  # ids are distinct here
-        return places
+            if 32 * (len(few) + len(ids)) <= universe:  # four bytes an id are less than a bit of each
+                return self._add_few(start, few, ids)
+            self._to_bits(start, few, universe)
+        block, bit = self._block(start, universe)
+        places = np.empty(len(ids), dtype=np.int64)
+        return places[: _add_bits(ids, block, bit, places)]
 
-    def _block(self, start: int, universe: int) -> tuple[npt.NDArray[np.uint8], np.uint8]:
+    def _add_few(self, start: int, few: Slots, ids: Ids) -> Places:
+        distinct, places = np.unique(ids, return_index=True)
+        lacked = ~np.isin(distinct, few, assume_unique=True)
+        self._few[start] = np.sort(np.concatenate((few, distinct[lacked].astype(np.int32))))
+        found: Places = places[lacked]
+        return found
+
+    def _block(self, start: int, universe: int) -> tuple[Bits, int]:
         """The array and the bit of a window; the array reaches every id of the universe."""
         number, place = divmod(start // self._size, 8)
         block = self._bits.get(number)
@@ -159,20 +113,20 @@ class WindowSets:
             if block is not None:
                 grown[: len(block)] = block
             block = self._bits[number] = grown
-        return block, _BIT[place]
+        return block, 1 << place
 
-    def _to_bits(self, start: int, few: npt.NDArray[np.int32], universe: int) -> None:
+    def _to_bits(self, start: int, few: Slots, universe: int) -> None:
         block, bit = self._block(start, universe)
-        block[few] |= bit
+        block[few] |= np.uint8(bit)  # ids are distinct here
         self._in_bits.add(start)
         del self._few[start]
 
-    def ids(self, start: int) -> npt.NDArray[np.int32]:
-        """Ids of a window that is held."""
+    def ids(self, start: int) -> Slots:
+        """Ids of a window that is held, ascending."""
         if start in self._few:
             return self._few[start]
         number, place = divmod(start // self._size, 8)
-        held: npt.NDArray[np.int32] = (self._bits[number] & _BIT[place]).nonzero()[0].astype(np.int32)
+        held: Slots = (self._bits[number] & _BIT[place]).nonzero()[0].astype(np.int32)
         return held
 
     def drop(self, start: int) -> None:
@@ -191,7 +145,8 @@ class WindowSets:
         for few in self._few.values():
             alive[few] = True
         for block in self._bits.values():
-            alive[: len(block)] |= block[: len(alive)] != 0
+            reach = min(len(block), len(alive))
+            alive[:reach] |= block[:reach] != 0
 
     def renumber(self, alive: npt.NDArray[np.bool_]) -> None:
         """Give the ids marked in `alive` (others are not held) the numbers 1, 2, … in their order."""
@@ -207,15 +162,6 @@ class WindowSets:
         return sum(few.nbytes for few in self._few.values()) + sum(block.nbytes for block in self._bits.values())
 
 
-def _member(ascending: npt.NDArray[np.int32], ids: Ids) -> npt.NDArray[np.bool_]:
-    if not len(ascending):
-        return np.zeros(len(ids), dtype=np.bool_)
-    at = np.searchsorted(ascending, ids.astype(np.int32))
-    at[at == len(ascending)] = 0
-    found: npt.NDArray[np.bool_] = ascending[at] == ids
-    return found
-
-
 class RecentKeys:
     """A small lossy memory of keys: what it holds has been met; what it lacks may have been met too.
 
@@ -223,18 +169,62 @@ class RecentKeys:
     """
 
     def __init__(self, bits: int = 16) -> None:
-        self._shift = np.uint64(64 - bits)
         self._held = np.zeros(1 << bits, dtype=np.uint64)
-        self._held[0] = 1 << 63  # the key 0 lives in slot 0; this one does not, so no key is held at the start
-        self._owner = np.zeros(1 << bits, dtype=np.int64)
 
     def unmet(self, keys: Keys) -> Places:
         """Places that include the first meeting of every key not met before; few others. Keys are remembered."""
-        slot = ((keys * _MIX) >> self._shift).view(np.int64)
-        rows = np.flatnonzero(self._held.take(slot) != keys)
-        slot, wanted = slot[rows], keys[rows]
-        self._held[slot] = wanted
-        self._owner[slot] = rows
-        owner = self._owner.take(slot)
-        kept: Places = rows[(owner == rows) | (keys[owner] != wanted)]
-        return kept
+        places = np.empty(len(keys), dtype=np.int64)
+        return places[: _unmet(keys, self._held, places)]
+
+
+@compiled
+def _ids(keys: Keys, by_id: Keys, slots: Slots, count: int, ids: Ids) -> int:
+    """Fill `ids`, adding what `slots` lacks; the new count."""
+    mask = len(slots) - 1
+    for i in range(len(keys)):
+        # Fibonacci hashing: keys of one shard share low bits, so the slot is taken from mixed, higher ones.
+        at = np.int64((keys[i] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+        while slots[at] != 0 and by_id[slots[at]] != keys[i]:
+            at = (at + 1) & mask
+        if slots[at] == 0:
+            count += 1
+            slots[at] = count
+            by_id[count] = keys[i]
+        ids[i] = slots[at]
+    return count
+
+
+@compiled
+def _place(by_id: Keys, count: int, slots: Slots) -> None:
+    """Fill empty `slots` with the ids 1 to `count`."""
+    mask = len(slots) - 1
+    for number in range(1, count + 1):
+        at = np.int64((by_id[number] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+        while slots[at] != 0:
+            at = (at + 1) & mask
+        slots[at] = number
+
+
+@compiled
+def _add_bits(ids: Ids, block: Bits, bit: int, places: Places) -> int:
+    """Set `bit` for ids; the first places of those that lacked it go into `places`; how many."""
+    count = 0
+    for i in range(len(ids)):
+        if block[ids[i]] & bit == 0:
+            block[ids[i]] |= bit
+            places[count] = i
+            count += 1
+    return count
+
+
+@compiled
+def _unmet(keys: Keys, held: Keys, places: Places) -> int:
+    """See `RecentKeys.unmet`; how many. 0 marks a free slot: the key 0 is never held."""
+    mask, count = len(held) - 1, 0
+    for i in range(len(keys)):
+        at = np.int64((keys[i] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+        if held[at] != keys[i] or keys[i] == 0:
+            held[at] = keys[i]
+            places[count] = i
+            count += 1
+    return count
