@@ -15,12 +15,11 @@ import numpy as np
 import polars as pl
 
 from flows.funnel_chains import FunnelChains
-from flows.funnel_counts import Changes, FirstSteps, chain_changes, increments
-from flows.funnel_events import EventFrame, read_steps
+from flows.funnel_counts import FunnelCounts, increments
+from flows.funnel_events import StepReader
 from flows.funnel_merge import NAME, FunnelMerge
 from flows.funnel_values import Combinations
 from flows.kernel import Progress
-from flows.keyed_set import KeyedSet
 from schemas.events import DIMENSIONS
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 
@@ -33,7 +32,7 @@ __all__ = ["FunnelMerge", "FunnelShard"]
 class _FunnelState(msgspec.Struct, frozen=True, array_like=True):
     declaration: str
     chains: bytes
-    firsts: list[bytes]
+    counts: list[bytes]
 
 
 class _ShardState(msgspec.Struct, frozen=True, array_like=True):
@@ -58,31 +57,29 @@ class FunnelShard:
     ) -> None:
         self.columns = frozenset(dimensions).union(*(funnel.columns for funnel in funnels))
         self._funnels = tuple(funnels)
-        self._currency = currency
+        self._reader = StepReader(funnels, currency)
         self._combinations = Combinations(dimensions)
         self._combinations_due = _COMBINATIONS_MIN
         self._chains = [FunnelChains(funnel, self._combinations, retain_ms) for funnel in funnels]
-        self._firsts = [FirstSteps(funnel, self._combinations) for funnel in funnels]
+        self._counts = [FunnelCounts(funnel, self._combinations) for funnel in funnels]
 
     def fold(self, frame: pl.DataFrame, progress: Progress) -> Mapping[str, pl.DataFrame]:
         """Increments for the merge kernel; a frame of `INCREMENTS`."""
         found = self._fold(frame) if frame.height else []
-        for _, chains, firsts in self._each():
+        for _, chains, counts in self._each():
             chains.advance(progress.watermark)
-            firsts.expire(chains.floor)
+            counts.advance(chains.floor)
         self._forget_combinations()
         return {NAME: pl.concat(found)} if found else {}
 
     def _fold(self, frame: pl.DataFrame) -> list[pl.DataFrame]:
-        seen = EventFrame(frame, self._combinations.label(frame), self._currency)
+        seen = self._reader.read(frame, self._combinations.label(frame))
         found = []
-        for funnel, chains, firsts in self._each():
-            events, rows = read_steps(funnel, seen)
-            self._combinations.learn(seen.labels, frame, rows[np.isin(events["step"], (1, 2))])
-            changes: list[Changes] = firsts.fold(events)
-            moved = chain_changes(funnel, self._combinations, *chains.fold(events))
-            if moved is not None:
-                changes.append(moved)
+        for funnel, chains, counts in self._each():
+            for step in (1, 2):
+                self._combinations.learn(seen.labels, frame, seen.rows(funnel, step))
+            first = seen.first(funnel)
+            changes = counts.first_steps(first) + counts.chains(*chains.fold(first, seen.later(funnel)), chains.of_users)
             if changes:
                 found.append(increments(funnel, self._combinations, changes))
         return [rows for rows in found if rows.height]
@@ -95,16 +92,16 @@ class FunnelShard:
     def snapshot(self) -> bytes:
         """See `flows.kernel.Persistent`."""
         funnels = {
-            funnel.name: _FunnelState(_declaration(funnel), chains.snapshot(), [k.snapshot() for k in firsts.parts()])
-            for funnel, chains, firsts in self._each()
+            funnel.name: _FunnelState(_declaration(funnel), chains.snapshot(), [k.snapshot() for k in counts.parts()])
+            for funnel, chains, counts in self._each()
         }
         return self._pack(self._combinations.snapshot(), funnels)
 
     def delta(self) -> bytes:
         """See `flows.kernel.Persistent`."""
         funnels = {}
-        for funnel, chains, firsts in self._each():
-            blob, counted = chains.delta(), [keys.delta() for keys in firsts.parts()]
+        for funnel, chains, counts in self._each():
+            blob, counted = chains.delta(), [keys.delta() for keys in counts.parts()]
             if blob or any(counted):
                 funnels[funnel.name] = _FunnelState(_declaration(funnel), blob, counted)
         combinations = self._combinations.delta()
@@ -120,16 +117,15 @@ class FunnelShard:
         for state in states:
             self._check(state)
         self._combinations.restore(b"", [state.combinations for state in states])
-        for funnel, chains, firsts in self._each():
+        for funnel, chains, counts in self._each():
             mine = [state.funnels[funnel.name] for state in states if funnel.name in state.funnels]
-            chains.restore(b"", [part.chains for part in mine])
-            firsts.forget_repeats()
-            empty = KeyedSet().snapshot()
-            for index, keys in enumerate(firsts.parts()):
-                keys.restore(empty, [part.firsts[index] for part in mine])
+            chains.restore(b"", [state.chains for state in mine])
+            counts.forget_repeats()
+            for index, part in enumerate(counts.parts()):
+                part.restore(b"", [state.counts[index] for state in mine])
 
-    def _each(self) -> Iterable[tuple[Funnel, FunnelChains, FirstSteps]]:
-        return zip(self._funnels, self._chains, self._firsts, strict=True)
+    def _each(self) -> Iterable[tuple[Funnel, FunnelChains, FunnelCounts]]:
+        return zip(self._funnels, self._chains, self._counts, strict=True)
 
     def _pack(self, combinations: bytes, funnels: dict[str, _FunnelState]) -> bytes:
         return msgspec.msgpack.encode(_ShardState(_FORMAT, self._combinations.dimensions, combinations, funnels))

@@ -6,17 +6,20 @@ first arrival at the step, taken from step 1 of the chain that arrived (of two a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
-from flows.funnel_events import Events
+from flows.funnel_arrivals import Arrivals, UserArrivals, arrivals, reached_steps, took_ms
+from flows.funnel_events import FirstEvents
 from flows.funnel_steps import UNREACHED, Chains
 from flows.funnel_values import ABSENT, Combinations
+from flows.kernel import Persistent
 from flows.keyed_set import KeyedSet
 from flows.time_index import NEVER
 from schemas.funnels import BUCKET_MS, Funnel
@@ -28,7 +31,6 @@ Keys = npt.NDArray[np.uint64]
 _CODE_BITS: Final = 28
 _HOUR_BITS: Final = 24
 _STEP_BITS: Final = 4
-_TIME_BITS: Final = np.uint64(32)
 
 INCREMENTS: Final[dict[str, pl.DataType]] = {
     "row": pl.UInt64(),  # stable hash of the six that follow
@@ -57,177 +59,168 @@ class Changes:
     time: Int64s  # as in `times`; UNREACHED where none changed
 
 
-@dataclass(slots=True)
-class _Reached:
-    """One row per chain and step that it reached. Shape (n,) each."""
-
-    chains: Chains
-    side: Int64s  # 0: before, 1: after
-    step: Int64s
-    time: Int64s  # of the first arrival
-    amount: Int64s
-    other_currency: Int64s
-
-
 def cells(unit: int, step: Int64s | int, code: npt.NDArray[Any], bucket: Int64s) -> Int64s:
     """Pack what names a row of one funnel into one number."""
     high = (np.int64(unit) << _STEP_BITS) | step
     return (((high << _CODE_BITS) | code.astype(np.int64)) << _HOUR_BITS) | bucket // BUCKET_MS
 
 
-class FirstSteps:
-    """Which units had a step 1 in which hour, by dimension value: exact distinct counts."""
+class FunnelCounts:
+    """What units of one funnel and shard have been counted for, so that each counts once."""
 
     def __init__(self, funnel: Funnel, combinations: Combinations) -> None:
+        self._funnel = funnel
         self._combinations = combinations
         # A unit that begins at step 2 has no rows of step 1.
-        self._units = [
-            (number, "user" if unit == "user" else "pair")
-            for number, unit in enumerate(funnel.units)
-            if unit == "user" or funnel.hold_from == 1
-        ]
-        self._counted = [KeyedSet() for _ in self._units]
-        # Most step 1 events repeat one of their user, hour and values: told at once, and only from memory.
-        self._repeats = [KeyedSet() for _ in self._units]
+        self._beginning = [n for n, unit in enumerate(funnel.units) if unit == "user" or funnel.hold_from == 1]
+        self._counted = [KeyedSet() for _ in self._beginning]
+        self._user_arrivals = UserArrivals()
+        self._hour = 0
+        self.forget_repeats()
 
-    def fold(self, events: Events) -> list[Changes]:
-        """Count the step 1 events among `events`; their dimension values are known."""
-        first = np.flatnonzero(events["step"] == 1)
+    def forget_repeats(self) -> None:
+        """Start without the memory of repeats, which is not persisted."""
+        # Most step 1 events repeat one of their user, hour and values, and are told by one look-up.
+        self._repeats = [KeyedSet() for _ in self._beginning]
+
+    def _field(self, unit: int) -> str:
+        return "user" if self._funnel.units[unit] == "user" else "pair"
+
+    def first_steps(self, first: FirstEvents) -> list[Changes]:
+        """Count step 1 events whose dimension values are known: exact distinct units per hour and value."""
         found = []
-        hours = events["time"][first] // BUCKET_MS
-        for (unit, key), counted, repeats in zip(self._units, self._counted, self._repeats, strict=True):
-            keys, labels = events[key][first], events["label"][first]
-            new = np.flatnonzero(repeats.first_seen(hours, mix(keys, labels)))
+        hours = first.time // BUCKET_MS
+        for unit, counted, repeats in zip(self._beginning, self._counted, self._repeats, strict=True):
+            keys = getattr(first, self._field(unit))
+            new = np.flatnonzero(repeats.first_seen(hours, mix(keys, first.label)))
             if not len(new):
                 continue
-            codes = self._combinations.codes(labels[new])
+            codes = self._combinations.codes(first.label[new])
             place, column = np.nonzero(codes != ABSENT)
             code, hour = codes[place, column], hours[new][place]
             is_new = counted.first_seen(hour, mix(keys[new][place], self._combinations.hashes[code]))
             cell, many = np.unique(cells(unit, 1, code[is_new], hour[is_new] * BUCKET_MS), return_counts=True)
-            nothing = np.zeros(len(cell), dtype=np.int64)
-            found.append(Changes(cell, many, nothing, nothing, np.full(len(cell), UNREACHED)))
+            found.append(_changes(cell, reached=many))
         return found
 
-    def expire(self, floor: int) -> None:
-        """No event before `floor` will come."""
+    def chains(self, before: Chains, after: Chains, of_users: Callable[[Keys], Chains]) -> list[Changes]:
+        """What the rows of steps 2 and on gain and lose when chains become others (all chains of some pairs).
+
+        `of_users`: all chains of users as they are now.
+        """
+        before, after = before[before["anchor"] != NEVER], after[after["anchor"] != NEVER]
+        if not len(before) and not len(after):
+            return []
+        found = []
+        for unit in range(len(self._funnel.units)):
+            field = self._field(unit)
+            label = "anchor_label" if field == "user" or self._funnel.hold_from == 1 else "label"
+            sides = arrivals(before, field, label), arrivals(after, field, label)
+            if field == "user":
+                sides = self._user_arrivals.change(*sides, lambda users: arrivals(of_users(users), "user", "anchor_label"))
+            found += [self._reached(unit, *sides), self._amounts(unit, before, after, label)]
+        return found
+
+    def _reached(self, unit: int, before: Arrivals, after: Arrivals) -> Changes:
+        """Who is counted at steps, and with which time."""
+        rows = np.concatenate((before, after))
+        side = np.repeat(np.array([0, 1], dtype=np.uint64), [len(before), len(after)])
+        codes = self._combinations.codes(rows["label"])
+        row, column = np.nonzero(codes != ABSENT)
+        cell = cells(unit, rows["step"][row], codes[row, column], rows["bucket"][row])
+        counted = (mix(rows["unit"][row], cell.astype(np.uint64)) << np.uint64(1)) | side[row]
+        order = np.argsort(counted)
+        counted = counted[order]
+        begins = np.flatnonzero(np.append(True, counted[1:] != counted[:-1])[: len(counted)])
+        counted, cell = counted[begins], cell[order[begins]]
+        sign = np.where(counted & np.uint64(1), 1, -1)
+        took = took_ms(np.minimum.reduceat(rows["score"][row[order]], begins)) if len(begins) else np.empty(0, np.int64)
+        # A unit's before and after lie side by side; where its time is the same, nothing changes.
+        same = (counted[1:] >> np.uint64(1) == counted[:-1] >> np.uint64(1)) & (took[1:] == took[:-1])
+        kept = ~(np.append(same, False) | np.append(False, same))[: len(counted)]
+        cell, sign, took = cell[kept], sign[kept], took[kept]
+        return _changes(cell, reached=sign, time=np.where(sign > 0, took, -1 - took))
+
+    def _amounts(self, unit: int, before: Chains, after: Chains, label: str) -> Changes:
+        """What the amounts of chains add to their buckets."""
+        chains = np.concatenate((before, after))
+        sign = np.repeat([-1, 1], [len(before), len(after)])
+        row, step = reached_steps(chains)
+        later = step > 2
+        row, step = row[later], step[later]
+        amount, other = (chains[name][row, step - 3] * sign[row] for name in ("amount", "other_currency"))
+        paid = np.flatnonzero((amount != 0) | (other != 0))
+        codes = self._combinations.codes(chains[label][row[paid]])
+        place, column = np.nonzero(codes != ABSENT)
+        at = paid[place]
+        cell = cells(unit, step[at], codes[place, column], chains["anchor"][row[at]])
+        return _changes(cell, amount=amount[at], other_currency=other[at])
+
+    def advance(self, floor: int) -> None:
+        """No event before `floor` will come: forget its hours, and the arrivals of mature buckets."""
+        hour = max(floor // BUCKET_MS, 0)
+        if hour == self._hour:
+            return
+        self._hour = hour
         for keys in (*self._counted, *self._repeats):
-            keys.expire(floor // BUCKET_MS)
+            keys.expire(hour)
+        self._user_arrivals.prune(floor - self._funnel.matures_after_ms - BUCKET_MS)
 
-    def parts(self) -> list[KeyedSet]:
+    def parts(self) -> list[Persistent]:
         """What has to be persisted."""
-        return self._counted
-
-    def forget_repeats(self) -> None:
-        """Start without the memory of repeats, which is not persisted."""
-        self._repeats = [KeyedSet() for _ in self._units]
+        return [self._user_arrivals, *self._counted]
 
 
-def chain_changes(funnel: Funnel, combinations: Combinations, before: Chains, after: Chains) -> Changes | None:
-    """What the rows of steps 2 and on gain and lose when chains of some users become others."""
-    before, after = before[before["anchor"] != NEVER], after[after["anchor"] != NEVER]
-    before, after = _changed_units(before, after)
-    if not len(before) and not len(after):
-        return None
-    chains = np.concatenate((before, after))
-    side = np.repeat([0, 1], [len(before), len(after)])
-    steps = [np.flatnonzero(chains["first"][:, k] < UNREACHED) for k in range(len(funnel.steps) - 2)]
-    row = np.concatenate([np.arange(len(chains)), *steps])
-    step = np.repeat(np.arange(2, 2 + 1 + len(steps)), [len(chains), *map(len, steps)])
-    nothing = np.zeros(len(row), dtype=np.int64)
-    reached = _Reached(chains[row], side[row], step, chains["entry"][row], nothing, nothing.copy())
-    later = np.flatnonzero(step > 2)
-    at = row[later], step[later] - 3
-    reached.time[later], reached.amount[later] = chains["first"][at], chains["amount"][at]
-    reached.other_currency[later] = chains["other_currency"][at]
-    found = [_unit_changes(funnel, unit, combinations, reached) for unit in range(len(funnel.units))]
-    return Changes(*(np.concatenate([getattr(c, name) for c in found]) for name in Changes.__slots__))
-
-
-def _changed_units(before: Chains, after: Chains) -> tuple[Chains, Chains]:
-    """Leave out the users and buckets none of whose chains changed."""
-    old, new = _fingerprints(before), _fingerprints(after)
-    moved = np.concatenate((before[~np.isin(old, new)], after[~np.isin(new, old)]))
-    groups = np.unique(_groups(moved))
-    return before[np.isin(_groups(before), groups)], after[np.isin(_groups(after), groups)]
-
-
-def _groups(chains: Chains) -> Keys:
-    return mix(chains["user"], (chains["anchor"] // BUCKET_MS).astype(np.uint64))
-
-
-def _fingerprints(chains: Chains) -> Keys:
-    """A hash of all fields of each chain: a sum of odd multiples, modulo 2**64."""
-    words = np.ascontiguousarray(chains).view(np.uint64).reshape(len(chains), chains.dtype.itemsize // 8)
-    odd = mix(np.arange(words.shape[1], dtype=np.uint64), np.zeros(words.shape[1], np.uint64)) | np.uint64(1)
-    prints: Keys = (words * odd).sum(axis=1, dtype=np.uint64)
-    return prints
-
-
-def _unit_changes(funnel: Funnel, unit: int, combinations: Combinations, reached: _Reached) -> Changes:
-    """Changes of one unit's rows."""
-    chains, side, time = reached.chains, reached.side, reached.time
-    of_user = funnel.units[unit] == "user"
-    label = chains["anchor_label"] if of_user or funnel.hold_from == 1 else chains["label"]
-    codes = combinations.codes(label)
-    row, column = np.nonzero(codes != ABSENT)
-    bucket = chains["anchor"] // BUCKET_MS * BUCKET_MS
-    cell = cells(unit, reached.step[row], codes[row, column], bucket[row])
-    keys = chains["user" if of_user else "pair"]
-    group = (mix(keys[row], cell.astype(np.uint64)) << np.uint64(1)) | side[row].astype(np.uint64)
-    score = ((time - bucket).astype(np.uint64) << _TIME_BITS) | (time - chains["anchor"]).astype(np.uint64)
-    order = np.argsort(group)
-    row, group = row[order], group[order]
-    begins = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
-    group, cell = group[begins], cell[order[begins]]
-    sign = np.where(group & np.uint64(1), 1, -1)
-    took = (np.minimum.reduceat(score[row], begins) & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    # A unit's before and after lie side by side; where its time is the same nothing moves in the multiset.
-    same = np.flatnonzero((group[1:] >> np.uint64(1) == group[:-1] >> np.uint64(1)) & (took[1:] == took[:-1]))
-    moved = np.where(sign > 0, took, -1 - took)
-    moved[same], moved[same + 1] = UNREACHED, UNREACHED
-    amounts, others = (np.add.reduceat(a[row], begins) for a in (reached.amount, reached.other_currency))
-    return Changes(cell, sign, sign * amounts, sign * others, moved)
+def _changes(
+    cell: Int64s,
+    reached: Int64s | None = None,
+    amount: Int64s | None = None,
+    other_currency: Int64s | None = None,
+    time: Int64s | None = None,
+) -> Changes:
+    nothing = np.zeros(len(cell), dtype=np.int64)
+    return Changes(
+        cell,
+        nothing if reached is None else reached,
+        nothing if amount is None else amount,
+        nothing if other_currency is None else other_currency,
+        np.full(len(cell), UNREACHED) if time is None else time,
+    )
 
 
 def increments(funnel: Funnel, combinations: Combinations, changes: Sequence[Changes]) -> pl.DataFrame:
     """Changes summed per row of the table, with the row's names: a frame of INCREMENTS."""
-    columns = {name: np.concatenate([getattr(c, name) for c in changes]) for name in Changes.__slots__}
-    summed = (
-        pl.DataFrame(columns)
-        .group_by("cell")
-        .agg(
-            pl.col("reached", "amount", "other_currency").sum(),
-            pl.col("time").filter(pl.col("time") < UNREACHED).alias("times"),
-        )
-        .filter(
-            (pl.col("reached") != 0)
-            | (pl.col("amount") != 0)
-            | (pl.col("other_currency") != 0)
-            | (pl.col("times").list.len() > 0)
-        )
-    )
-    cell = summed["cell"].to_numpy()
+    cell, *sums, time = (np.concatenate([getattr(c, name) for c in changes]) for name in Changes.__slots__)
+    if not len(cell):
+        return pl.DataFrame(schema=INCREMENTS)
+    order = np.argsort(cell)
+    cell, time = cell[order], time[order]
+    begins = np.flatnonzero(np.append(True, cell[1:] != cell[:-1]))
+    reached, amount, other = (np.add.reduceat(column[order], begins) for column in sums)
+    timed = time < UNREACHED
+    offsets = np.append(0, np.cumsum(timed))[np.append(begins, len(cell))]
+    times = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(time[timed]))
+    cell = cell[begins]
     hour = cell & ((1 << _HOUR_BITS) - 1)
     code = (cell >> _HOUR_BITS) & ((1 << _CODE_BITS) - 1)
     step = (cell >> (_HOUR_BITS + _CODE_BITS)) & ((1 << _STEP_BITS) - 1)
     unit = cell >> (_HOUR_BITS + _CODE_BITS + _STEP_BITS)
     name = hash64(pl.Series([f"{funnel.name}\0{unit}" for unit in funnel.units])).to_numpy()
     place = mix(name[unit], ((hour << _STEP_BITS) | step).astype(np.uint64))
-    dims, values = zip(*(combinations.names[c] for c in code), strict=True) if len(code) else ((), ())
+    names = [combinations.names[c] for c in code.tolist()]
     return pl.DataFrame(
         {
             "row": mix(place, combinations.hashes[code]),
-            "funnel": pl.repeat(funnel.name, len(cell), eager=True, dtype=pl.String),
-            "unit": [funnel.units[u] for u in unit],
+            "funnel": [funnel.name] * len(cell),
+            "unit": [funnel.units[u] for u in unit.tolist()],
             "bucket_start": hour * BUCKET_MS,
-            "dim": dims,
-            "value": values,
-            "step": step,
-            "reached": summed["reached"],
-            "amount_minor": summed["amount"],
-            "other_currency_events": summed["other_currency"],
-            "times": summed["times"],
+            "dim": [dim for dim, _ in names],
+            "value": [value for _, value in names],
+            "step": step.astype(np.uint8),
+            "reached": reached,
+            "amount_minor": amount,
+            "other_currency_events": other,
+            "times": pl.Series(times),
         },
         schema=INCREMENTS,
     )

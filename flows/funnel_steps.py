@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.funnel_events import EXCLUSION, Events
+from flows.keyed_rows import distinct
 from flows.time_index import NEVER
 from schemas.funnels import Funnel
 
@@ -20,6 +21,7 @@ Chains = npt.NDArray[Any]
 UNREACHED: Final = 1 << 62
 """The time of a step that was not reached."""
 
+_HALF: Final = np.uint64(0xFFFFFFFF)
 _TIME_BITS: Final = 42  # epoch ms until the year 2109
 
 
@@ -30,6 +32,7 @@ def chain_dtype(funnel: Funnel) -> np.dtype[Any]:
         [
             ("user", "u8"),
             ("pair", "u8"),
+            ("slot", "u8"),  # what it is found by, see `slots`
             ("entry", "i8"),
             ("label", "u8"),  # dimension values of the entry
             ("anchor", "i8"),  # NEVER: no step 1 in time, so it does not count
@@ -42,10 +45,22 @@ def chain_dtype(funnel: Funnel) -> np.dtype[Any]:
     )
 
 
+def slots(users: Keys, pairs: Keys) -> Keys:
+    """A key by which a pair's chains are found, and in a range of which lie all those of a user."""
+    return (users & ~_HALF) | (pairs >> np.uint64(32))
+
+
+def slots_of_users(users: Keys) -> tuple[Keys, Keys]:
+    """Ascending ranges of slots in which all chains of these users lie; and ones of other users perhaps."""
+    low = distinct(users & ~_HALF)
+    return low, low | _HALF
+
+
 def unanchored(funnel: Funnel, users: Keys, pairs: Keys, entries: Int64s, labels: Keys) -> Chains:
     """Chains that have an entry and nothing else yet."""
     chains = np.zeros(len(users), dtype=chain_dtype(funnel))
     chains["user"], chains["pair"], chains["entry"], chains["label"] = users, pairs, entries, labels
+    chains["slot"] = slots(users, pairs)
     chains["anchor"], chains["stop"], chains["first"] = NEVER, UNREACHED, UNREACHED
     return chains
 

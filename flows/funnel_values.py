@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from flows.keyed_rows import among
 from schemas.events import ALL
 from schemas.hashing import hash64, mix
 
@@ -52,23 +53,15 @@ class Combinations:
         """The label of each event (n,)."""
         if not self.dimensions:
             return np.zeros(frame.height, dtype=np.uint64)
-        return frame.select(self.dimensions).hash_rows(seed=0).to_numpy()
+        return frame[list(self.dimensions)].hash_rows(seed=0).to_numpy()
 
     def learn(self, labels: Keys, frame: pl.DataFrame, rows: npt.NDArray[np.intp]) -> None:
         """Take in the combinations of `frame[rows]`, whose labels are `labels[rows]`."""
-        seen, first = np.unique(labels[rows], return_index=True)
-        new = np.flatnonzero(~self._held(seen))
-        if len(new):
-            values = frame.select(self.dimensions)[rows[first[new]]]
-            self._add(values.with_columns(pl.Series(_LABEL, seen[new])))
-
-    def _held(self, labels: Keys) -> npt.NDArray[np.bool_]:
-        if not len(self._labels):
-            return np.zeros(len(labels), dtype=np.bool_)
-        at = np.searchsorted(self._labels, labels)
-        at[at == len(self._labels)] = 0
-        held: npt.NDArray[np.bool_] = self._labels[at] == labels
-        return held
+        rows = rows[~among(labels[rows], self._labels)]
+        if len(rows):
+            new, first = np.unique(labels[rows], return_index=True)
+            values = frame[list(self.dimensions)][rows[first]]
+            self._add(values.with_columns(pl.Series(_LABEL, new)))
 
     def _add(self, frame: pl.DataFrame) -> None:
         """Take in combinations with labels that are new and ascending."""
@@ -140,7 +133,7 @@ class Combinations:
         for blob in (snapshot, *deltas):
             if blob:
                 frame = pl.read_ipc(io.BytesIO(blob))
-                new = frame.filter(pl.Series(~self._held(frame[_LABEL].to_numpy()))).unique(_LABEL).sort(_LABEL)
+                new = frame.filter(pl.Series(~among(frame[_LABEL].to_numpy(), self._labels))).unique(_LABEL).sort(_LABEL)
                 if new.height:
                     self._add(new)
         self._fresh = []

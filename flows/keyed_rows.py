@@ -20,6 +20,22 @@ Records = npt.NDArray[Any]  # structured
 _MAX_RUNS = 4
 
 
+def distinct(keys: Keys) -> Keys:
+    """Distinct keys, ascending (`np.unique` is slower: it hashes)."""
+    ordered = np.sort(keys)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
+
+
+def among(keys: Keys, held: Keys) -> Mask:
+    """Which of `keys` are in `held` (ascending)."""
+    if not len(held):
+        return np.zeros(len(keys), dtype=np.bool_)
+    at = np.searchsorted(held, keys)
+    at[at == len(held)] = 0
+    mask: Mask = held[at] == keys
+    return mask
+
+
 class _Run:
     def __init__(self, rows: Records, key: str) -> None:
         order = np.argsort(rows[key], kind="stable")
@@ -30,13 +46,12 @@ class _Run:
     def living(self) -> Records:
         return self.rows if self.alive.all() else self.rows[self.alive]
 
-    def places(self, keys: Keys) -> npt.NDArray[np.intp]:
-        """Indices of living rows with one of `keys` (sorted, distinct)."""
-        left = np.searchsorted(self.keys, keys)
-        left[left == len(self.keys)] = len(self.keys) - 1
-        held = self.keys[left] == keys
-        left = left[held]
-        counts = np.searchsorted(self.keys, keys[held], side="right") - left
+    def places(self, low: Keys, high: Keys) -> npt.NDArray[np.intp]:
+        """Indices of living rows with a key from `low[i]` to `high[i]` for any i (ranges ascend and do not overlap)."""
+        left = np.searchsorted(self.keys, low)
+        counts = np.searchsorted(self.keys, high, side="right") - left
+        held = np.flatnonzero(counts)
+        left, counts = left[held], counts[held]
         ends = np.cumsum(counts)
         places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(left - (ends - counts), counts)
         living: npt.NDArray[np.intp] = places[self.alive[places]]
@@ -66,10 +81,10 @@ class KeyedRows:
             self._compact()
 
     def take(self, keys: Keys) -> Records:
-        """Remove and return every row with one of `keys` (sorted, distinct)."""
+        """Remove and return every row with one of `keys` (ascending, distinct)."""
         found = []
         for run in self._runs:
-            places = run.places(keys)
+            places = run.places(keys, keys)
             if len(places):
                 found.append(run.rows[places])
                 run.alive[places] = False
@@ -77,8 +92,12 @@ class KeyedRows:
         return self._joined(found)
 
     def find(self, keys: Keys) -> Records:
-        """Every row with one of `keys` (sorted, distinct)."""
-        return self._joined([run.rows[run.places(keys)] for run in self._runs])
+        """Every row with one of `keys` (ascending, distinct)."""
+        return self.find_between(keys, keys)
+
+    def find_between(self, low: Keys, high: Keys) -> Records:
+        """Every row with a key from `low[i]` to `high[i]` for any i (ranges ascend and do not overlap)."""
+        return self._joined([run.rows[run.places(low, high)] for run in self._runs])
 
     def all(self) -> Records:
         """Every row."""
@@ -102,6 +121,8 @@ class KeyedRows:
             runs[-2:] = [_Run(rows, self._key)] if len(rows) else []
 
     def _joined(self, parts: list[Records]) -> Records:
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts) if parts else np.empty(0, dtype=self.dtype)
 
     def _touch(self, keys: Keys) -> None:
@@ -121,7 +142,7 @@ class KeyedRows:
             return blob
         if not self._touched:
             return b""
-        keys = np.unique(np.concatenate(self._touched))
+        keys = distinct(np.concatenate(self._touched))
         self._touched = []
         return self._pack(keys, self.find(keys))
 
