@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -212,13 +213,12 @@ def test_a_stay_is_reported_every_minute_and_leaves_no_gap(written: tuple[Path, 
     for reports in stays.values():
         reports.sort(key=lambda e: (int(str(e["event_time"])), bool(e.get("continued"))))
         assert [bool(e.get("continued")) for e in reports] == [False] + [True] * (len(reports) - 1)
-        for before, after in zip(reports, reports[1:], strict=False):
+        for before, after in pairwise(reports):
             assert int(str(after["event_time"])) == int(str(before["event_time"])) + int(str(before["watch_ms"]))
         assert all(0 <= int(str(e["watch_ms"])) <= 60_000 for e in reports)
 
 
-def test_the_same_seed_writes_the_same_bytes(written: tuple[Path, Truth, Recount], tmp_path: Path) -> None:
-    directory, _, _ = written
+def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     short = replace(OPTIONS, duration_s=None, events=3_000, drain=False)
     simulate_to_files(tmp_path / "a", short)
     simulate_to_files(tmp_path / "b", short)
@@ -230,7 +230,9 @@ def test_the_same_seed_writes_the_same_bytes(written: tuple[Path, Truth, Recount
 
 @pytest.mark.parametrize("compression", ["gz", "zst"])
 @pytest.mark.parametrize("file_per_topic", [False, True])
-def test_files_of_every_kind_hold_just_what_was_asked_for(tmp_path: Path, compression: str, file_per_topic: bool) -> None:
+def test_files_of_every_kind_hold_just_what_was_asked_for(
+    tmp_path: Path, compression: str, file_per_topic: bool
+) -> None:
     options = replace(
         OPTIONS, duration_s=None, events=2_000, drain=False, compression=compression, file_per_topic=file_per_topic
     )
@@ -239,7 +241,9 @@ def test_files_of_every_kind_hold_just_what_was_asked_for(tmp_path: Path, compre
     assert truth.totals["consumed"] == 2_000
     for name, counts in recount.counts.items():
         rows = truth.partitions.filter(file=name)
-        assert {o: rows[o].sum() for o in ("accepted", "duplicate", "late", "rejected") if rows[o].sum()} == dict(counts)
+        assert {o: rows[o].sum() for o in ("accepted", "duplicate", "late", "rejected") if rows[o].sum()} == dict(
+            counts
+        )
 
 
 def test_truth_is_read_as_it_was_written(written: tuple[Path, Truth, Recount]) -> None:
