@@ -17,7 +17,7 @@ from bytewax.testing import run_main
 
 from flows.dataflow import build
 from flows.durations import format_duration
-from flows.errors import CHECK_FAILED, OK, DependencyDown, Stop, Usage
+from flows.errors import CHECK_FAILED, OK, Stop, Usage
 from flows.families import step_config, time_bounds, wanted_columns
 from flows.file_feed import FileFeed
 from flows.intake import AlignmentBoard, Intake
@@ -135,18 +135,20 @@ def _wait_for_lanes(settings: Settings, drain: threading.Event) -> frozenset[Lan
 def _store(settings: Settings, *, replace: bool = False) -> Iterator[StoreAddress]:
     """The store, up and migrated; an embedded one is started and, if it was us who started it, stopped."""
     started: embedded.Embedded | None = None
-    if settings.is_server:
-        address = StoreAddress(settings.store, settings.store_user or "default", settings.password(), settings.database)
-    else:
-        started = embedded.start(settings.store_dir, die_with_parent=True)
-        address = StoreAddress(started.url, started.user, started.token, settings.database)
     try:
+        if settings.is_server:
+            address = StoreAddress(settings.store, settings.store_user or "default", settings.password(), settings.database)
+        else:
+            started = embedded.start(settings.store_dir, die_with_parent=True)
+            address = StoreAddress(started.url, started.user, started.token, settings.database)
         store = address.connect()
         try:
             store.migrate(events_ttl_days=settings.events_ttl_days, replace=replace)
         finally:
             store.close()
         yield address
+    except Exception as error:
+        raise ours(error) from error
     finally:
         if started is not None:
             started.stop()
@@ -222,5 +224,3 @@ def _judge_lateness(feed: FileFeed, settings: Settings, *, allow_late: bool) -> 
     )
     return CHECK_FAILED
 
-
-_ = DependencyDown

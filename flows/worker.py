@@ -29,6 +29,8 @@ from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
 from schemas.rows import RowsError
 from sinks.clickhouse import Store, StoreDownError, StoreError
+from sinks.embedded import EmbeddedError
+from sinks.migration import SchemaError
 from sinks.rows_sink import RowsSink
 
 if TYPE_CHECKING:
@@ -132,14 +134,14 @@ def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:
 
 
 def ours(error: BaseException) -> BaseException:
-    """The error of ours that Bytewax wrapped, or `error` itself."""
+    """The error of ours that Bytewax wrapped or the store's as one of ours; else `error` itself."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, LivePulseError):
             return seen
-        if isinstance(seen, StoreDownError):
+        if isinstance(seen, StoreDownError | EmbeddedError):
             return DependencyDown(str(seen))
-        if isinstance(seen, StoreError | RowsError):
+        if isinstance(seen, StoreError | RowsError | SchemaError):
             return Stop(str(seen))
         seen = seen.__cause__ or seen.__context__
     return error

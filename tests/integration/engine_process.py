@@ -1,0 +1,89 @@
+"""`livepulse run` as a process that tests may kill, and the store's views as plain rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sinks import embedded
+from sinks.clickhouse import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class EngineProcess:
+    """One engine on its own store directory; `flags` are command-line flags."""
+
+    def __init__(self, brokers: str, prefix: str, store: Path, *flags: str) -> None:
+        self.store = store
+        self._log = store.with_suffix(".log")
+        self._command = [
+            sys.executable, "-m", "flows.cli", "run", "--brokers", brokers, "--topic-prefix", prefix, "--store", str(store),
+            "--group", prefix, *flags,
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; does not wait."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9 of the engine and its workers (the store, which is its child, is told to end by its death)."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def stop(self, seconds: float = 30) -> int:
+        """SIGTERM; the exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(seconds)
+
+    def wait(self, seconds: float) -> int:
+        """The exit code of an engine that ends by itself."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def said(self) -> str:
+        """What it printed."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Rows of a query, from the store that is up."""
+        found = embedded.attach(self.store)
+        if found is None:
+            return []
+        store = Store.connect(found.url, found.user, found.token)
+        try:
+            return store.query(sql)
+        finally:
+            store.close()
+
+    def until(self, done: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait for `done`; fails with what the engine said."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.running, f"the engine ended:\n{self.said()[-4000:]}"
+            if done():
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"not done after {seconds} s; the engine said:\n{self.said()[-4000:]}")
+
+    def consumed(self) -> int:
+        """Messages in the ledger whose outcome is known."""
+        found = self.rows(
+            "SELECT sum(consumed) AS c, sum(accepted + duplicate + late + rejected + filtered) AS o FROM livepulse.ingest_ledger"
+        ) if embedded.attach(self.store) else []  # fmt: skip
+        return min(int(found[0]["c"] or 0), int(found[0]["o"] or 0)) if found else 0
