@@ -121,9 +121,9 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
     def check(self, give_up: float, what: str) -> None:
         """Raises `DependencyDown` if the engine has ended or the time (monotonic) is over."""
         if self._process.poll() is not None:
-            raise DependencyDown(f"the engine ended with exit code {self._process.returncode}:\n{self._log_end()}")
+            raise DependencyDown(f"the engine ended with exit code {self._process.returncode}")
         if time.monotonic() > give_up:
-            raise DependencyDown(f"the engine did not {what} in time; the end of its log:\n{self._log_end()}")
+            raise DependencyDown(f"the engine did not {what} in time")
 
     def costs(self) -> tuple[Cost, Cost]:
         """Of the engine's processes and of its store's."""
@@ -144,6 +144,8 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        if isinstance(error, DependencyDown):
+            raise DependencyDown(f"{error}; the end of the engine's log:\n{self._log_end()}") from error
 
     def __enter__(self) -> Self:
         return self
