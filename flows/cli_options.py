@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,7 @@ def reported(*, debug: bool) -> Iterator[None]:
     from flows.telemetry import configure_logging
 
     configure_logging(debug=debug)
+    os.environ["RUST_BACKTRACE"] = "1" if debug else "0"  # Bytewax panics when a step raises; our message tells why
     try:
         yield
     except (typer.Exit, typer.Abort, BrokenPipeError):
