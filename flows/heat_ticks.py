@@ -53,8 +53,8 @@ class HeatTicks:
     def __init__(self, spec: HeatSpec) -> None:
         self._spec = spec
         self._forget = spec.forget_days * _DAY_MINUTES
-        self._decay = np.exp2(-np.arange(self._forget + 1) / spec.half_life_minutes)
-        self._decay[-1] = 0.0  # forgotten
+        self._decay = np.exp2(-np.arange(2 * self._forget + 1) / spec.half_life_minutes)  # by minutes gone
+        self._decay[-1] = 0.0  # never warm
         self.slots = TopicSlots()
         self.state = TopicColumns.empty()
         self.head = NEVER  # last minute taken
@@ -131,7 +131,7 @@ class HeatTicks:
                 self._forget_records(horizon)
 
     def _is_still(self) -> bool:
-        """No topic has a row until an event comes, and no tick would change a stage: the time between may be skipped."""
+        """No topic has a row until an event comes, and no tick would change a stage: the time between is skipped."""
         last = self.state.last[: self.state.size]
         if not len(last) or self.head - int(last.max()) < SETTLED_MINUTES:
             return not len(last) or int(last.max()) == NEVER
@@ -164,8 +164,10 @@ class HeatTicks:
         place[before.slots] = np.arange(len(before.slots))
         at = place[now.slots]
         differs = at < 0
+        both = np.flatnonzero(~differs)
         for old, new in zip(_columns(before)[1:], _columns(now)[1:], strict=True):
-            differs |= (old[at] != new) & ~(np.isnan(old[at]) & np.isnan(new))
+            was, is_now = old[at[both]], new[both]
+            differs[both] |= (was != is_now) & ~(np.isnan(was) & np.isnan(is_now))
         gone = np.setdiff1d(before.slots, now.slots)
         none = np.zeros(len(gone), dtype=np.int64)
         heat, _ = self._heat(now.minute)
@@ -192,14 +194,16 @@ class HeatTicks:
     def _absorb(self, state: TopicColumns, record: MinuteCounts, minute: int) -> None:
         """Add a minute's events to `state`, which has taken all minutes before it."""
         slots = record.slots
-        gap = minute - state.last[slots]
-        forgotten = gap >= self._forget
+        forgotten = minute - state.last[slots] >= self._forget
         if forgotten.any():
             state.reset(slots[forgotten])
         weight = record.weight / self._spec.scale
-        heat = state.heat[slots] * self._decay[np.minimum(gap, self._forget)] + weight
+        gap = np.minimum(minute - state.heat_minute[slots], 2 * self._forget)
+        heat = state.heat[slots] * self._decay[gap] + weight
         peak = np.maximum(state.peak_heat[slots], heat)
-        state.heat[slots] = heat
+        anchored = self._anchors(record.weight, gap)
+        state.heat[slots[anchored]] = heat[anchored]
+        state.heat_minute[slots[anchored]] = minute
         state.last[slots] = minute
         state.first_ms[slots] = np.minimum(state.first_ms[slots], record.first_ms)
         state.peak_heat[slots] = peak
@@ -210,12 +214,19 @@ class HeatTicks:
         state.events_total[slots] += record.events
         state.window[slots] += record.events
 
+    def _anchors(self, weight: Int64s, gap: Int64s) -> Mask:
+        """Whether heat is written down at this minute: with weight, and in time for the table of decay.
+
+        A known topic's next event comes before `forget` more minutes, so its gap stays under twice that.
+        """
+        return (weight > 0) | (gap >= self._forget)
+
     def _heat(self, minute: int) -> tuple[Floats, Mask]:
         """Heat at the end of `minute`, and whether the topic is known then; length `state.size`."""
         size = self.state.size
-        gap = minute - self.state.last[:size]
-        known: Mask = gap < self._forget
-        return self.state.heat[:size] * self._decay[np.minimum(gap, self._forget)], known
+        known: Mask = minute - self.state.last[:size] < self._forget
+        gap = np.minimum(minute - self.state.heat_minute[:size], 2 * self._forget)
+        return np.where(known, self.state.heat[:size] * self._decay[gap], 0.0), known
 
     def _rows(self, minute: int, record: MinuteCounts | None, heat: Floats, known: Mask) -> TickRows:
         size = len(heat)
@@ -256,7 +267,8 @@ class HeatTicks:
         """
         state, ticks = self.state, []
         topics = np.unique(np.concatenate(list(changed.values())))
-        heat, last = state.heat[topics], state.last[topics]
+        heat, since = state.heat[topics], state.heat_minute[topics]
+        last = state.last[topics]
         stirred = np.zeros(len(topics), dtype=np.bool_)
         for minute in sorted(minute for minute in self.records if minute > self.head):
             record = self.records[minute]
@@ -265,14 +277,16 @@ class HeatTicks:
             places = np.minimum(np.searchsorted(record.slots, topics), len(record.slots) - 1)
             here = np.flatnonzero(record.slots[places] == topics)
             places, slots = places[here], topics[here]
-            gap = np.minimum(minute - last[here], self._forget)
-            heat[here] = heat[here] * self._decay[gap] + record.weight[places] / self._spec.scale
-            last[here] = minute
+            gap = np.minimum(minute - since[here], 2 * self._forget)
+            before = np.where(minute - last[here] < self._forget, heat[here] * self._decay[gap], 0.0)
+            now = before + record.weight[places] / self._spec.scale
+            anchored = self._anchors(record.weight[places], gap)
+            heat[here[anchored]], since[here[anchored]], last[here] = now[anchored], minute, minute
             out = stirred[here]
-            slots, places = slots[out], places[out]
+            slots, places, now = slots[out], places[out], now[out]
             known = minute - state.last[slots] < self._forget
             ticks.append(TickRows(
-                minute, slots, heat[here][out], np.zeros(len(slots), np.int64), record.events[places],
+                minute, slots, now, np.zeros(len(slots), np.int64), record.events[places],
                 record.users[places], np.where(known, state.growth[slots], np.nan),
                 np.where(known, state.stage[slots], np.uint8(0)),
             ))  # fmt: skip

@@ -32,7 +32,8 @@ FIT_BASES: Final = 4
 _LAYOUT: Final[dict[str, tuple[type[np.generic], float, int]]] = {
     # field: type, value of an unknown topic, rows (0: one value a topic)
     "last": (np.int64, NEVER, 0),  # last minute with an event
-    "heat": (np.float64, 0.0, 0),  # heat at the end of `last`
+    "heat": (np.float64, 0.0, 0),  # heat at the end of `heat_minute`
+    "heat_minute": (np.int64, NEVER, 0),  # last minute with weight: a weightless event must not round heat once more
     "first_ms": (np.int64, NO_TIME, 0),  # time of the first event
     "peak_heat": (np.float64, 0.0, 0),
     "above_minute": (np.int64, NEVER, 0),  # last minute with an event after which heat was at least half of its peak
@@ -69,6 +70,7 @@ class TopicColumns:
     size: int
     last: Int64s
     heat: Floats
+    heat_minute: Int64s
     first_ms: Int64s
     peak_heat: Floats
     above_minute: Int64s

@@ -46,23 +46,27 @@ class HeatShard:
         self._cap = None if spec.user_cap is None else UserCap(round(spec.user_cap * spec.scale))
         self._is_list = OPTIONAL[spec.subject] != pl.String()
         self._kind_weights = np.array(spec.kind_weights())
-        # By whole milliseconds before the minute's end: a table, so that equal events weigh the same to the last bit.
-        self._fading = np.exp2(-np.arange(MINUTE_MS + 1) / spec.half_life_ms)
+        # By whole milliseconds before the minute's end, as integers: three views weigh what one like of that time does.
+        self._fading = np.rint(np.exp2(-np.arange(MINUTE_MS + 1) / spec.half_life_ms) * spec.scale)
 
     def fold(self, frame: pl.DataFrame, progress: Progress) -> Mapping[str, pl.DataFrame]:
         """Increments of `frame` under the merge kernel's name; see `flows.kernel.ShardKernel`."""
-        self._expire(progress)
+        sums = self._sums(frame)
+        self._expire(progress)  # last, since these events were admitted at the watermark before
+        return {self.name: sums} if sums.height else {}
+
+    def _sums(self, frame: pl.DataFrame) -> pl.DataFrame:
         topics, hashes, rows = self._subjects(frame)
         if not len(rows):
-            return {}
+            return pl.DataFrame(schema=INCREMENTS)
         times = frame["event_time"].to_numpy()[rows]
         minutes = times // MINUTE_MS
         keys = mix(minutes.astype(np.uint64), hashes)  # one integer to group by costs half of what text and minute do
         pairs = frame["user_hash"].to_numpy()[rows] ^ keys
-        full = np.rint(self._weights(frame) * self._spec.scale)[rows]
+        full = self._weights(frame)[rows]
         weight = np.rint(full * self._fading[(minutes + 1) * MINUTE_MS - times]).astype(np.int64)
         if self._cap is not None:
-            weight = self._cap.add(minutes, pairs, full.astype(np.int64), weight)
+            weight = self._cap.add(minutes, pairs, np.rint(full * self._spec.scale).astype(np.int64), weight)
         users = self._users.first_seen(minutes // _BUCKET_MINUTES, pairs)
         table = pl.DataFrame({
             "key": keys, "minute": minutes, "topic": topics, "users": users, "weight": weight, "first_ms": times,
@@ -75,7 +79,7 @@ class HeatShard:
             pl.col("first_ms").min(),
         )
         sums.drop_in_place("key")
-        return {self.name: sums}
+        return sums
 
     def _subjects(self, frame: pl.DataFrame) -> tuple[pl.Series, Hashes, Int64s]:
         """Subjects of the events that count, each once an event; their hashes; the row that each comes from."""

@@ -232,8 +232,8 @@ def _windows_until_half(
     """Windows from now until heat, fed by the fitted rate, falls under `half`; NaN if not within 30 days.
 
     Steps of growing length, each with the rate of its middle, which makes heat within a step a closed form.
-    `peak_weight`: weight a window at the peak; `age`: windows since the peak; `curve`: basis, intercept and slope of the
-    fit; `half_life`: of heat, in windows.
+    `peak_weight`: weight a window at the peak; `age`: windows since the peak; `curve`: basis, intercept and slope of
+    the fit; `half_life`: of heat, in windows.
     """
     basis, intercept, slope = curve
     until = np.full(len(heat), np.nan)
