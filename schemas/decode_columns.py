@@ -68,6 +68,7 @@ def _text_array(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask) -> pa.
     n = len(spans)
     views = np.empty((n, 2), dtype=np.int64)
     long = np.empty(_long_bytes(spans, is_there) + _WORD, dtype=np.uint8)
+    assert len(long) < 1 << 31, "a column of 2 GiB: decode smaller batches"
     _write_views(text, extra, spans, is_there, views, long)
     buffers = [_bits(is_there), pa.py_buffer(views), pa.py_buffer(long)]
     return pa.StringViewArray.from_buffers(pa.string_view(), n, buffers)

@@ -54,13 +54,8 @@ def compiled(function: _Function) -> _Function:
 
 
 def inlined(function: _Function) -> _Function:
-    """Compile into each caller (by LLVM): for small steps, since an array costs seven machine words a call."""
+    """Compile into each caller: for what is small or called in one place. An array costs seven machine words a call."""
     return cast("_Function", _njit(forceinline=True)(function))
-
-
-def unfolded(function: _Function) -> _Function:
-    """Copy into the caller before it is compiled: for a part of one long function, which is then compiled once."""
-    return cast("_Function", _njit(inline="always")(function))
 
 
 def _njit(**options: object) -> Callable[[Callable[..., Any]], object]:

@@ -9,7 +9,7 @@ outcomes.
 
 from __future__ import annotations
 
-from schemas.decode_compile import Bytes, compiled, inlined, unfolded, word_at
+from schemas.decode_compile import Bytes, compiled, inlined, word_at
 from schemas.decode_fields import CODE, MAX_EXPERIMENTS, Kind
 from schemas.decode_json import (
     QUOTE,
@@ -118,7 +118,7 @@ def _has_ink(text: Bytes, first: int, last: int) -> bool:
     return False
 
 
-@unfolded
+@inlined
 def _read_text(
     text: Bytes, at: int, row: int, topic: int, code: int, rules: Table, columns: Table, notes: Int64s
 ) -> int:
@@ -155,7 +155,7 @@ def _read_text(
     return last + 1
 
 
-@unfolded
+@inlined
 def _read_number(text: Bytes, at: int, row: int, code: int, rules: Table, columns: Table) -> int:
     """Behind an integer within its bounds, or a boolean."""
     if rules[code, KIND] == _BOOL:
@@ -246,7 +246,7 @@ def _read_experiments(text: Bytes, at: int, row: int, code: int, rules: Table, c
     return at + 1
 
 
-@unfolded
+@inlined
 def _read_field(
     text: Bytes, at: int, end: int, row: int, topic: int, code: int, rules: Table, columns: Table, notes: Int64s
 ) -> int:
@@ -270,7 +270,7 @@ def _read_field(
     return _read_experiments(text, at, row, code, rules, columns, notes)
 
 
-@unfolded
+@inlined
 def _read_key(text: Bytes, at: int, rules: Table, before: int) -> tuple[int, int]:
     """The code of the field that a key names (−1: none) and the index of the key's closing quote (−1: not plain).
 
@@ -290,14 +290,14 @@ def _read_key(text: Bytes, at: int, rules: Table, before: int) -> tuple[int, int
     return code, last
 
 
-@unfolded
+@inlined
 def _behind_colon(text: Bytes, at: int, end: int) -> int:
     """From a key's closing quote to its value."""
     at = skip_space(text, at + 1, end)
     return skip_space(text, at + 1, end) if text[at] == 58 else -1
 
 
-@unfolded
+@inlined
 def _read_fields(
     text: Bytes, at: int, end: int, row: int, topic: int, rules: Table, columns: Table, notes: Int64s
 ) -> int:
@@ -334,7 +334,7 @@ def _read_fields(
         at += 1
 
 
-@unfolded
+@inlined
 def _is_complete(row: int, topic: int, rules: Table, columns: Table, notes: Int64s) -> bool:
     """Whether all is there that the topic requires."""
     present = columns[PRESENT, row]

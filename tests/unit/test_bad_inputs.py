@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from tests.unit.bad_inputs import CASES, GOOD, NOW_MS, Case, compact, with_fields
 
 from schemas.decode import Decoded, Decoder
 from schemas.events import OPTIONAL, Limits
 from schemas.reasons import MEANING, Reason
 from schemas.validate import Valid, judge, judge_line
+from tests.unit.bad_inputs import CASES, GOOD, NOW_MS, Case, compact
 
 ALL = frozenset(OPTIONAL)
 
@@ -88,8 +88,16 @@ def test_line_of_a_file_has_the_outcome_of_its_message(decoder: Decoder) -> None
 
 
 @pytest.mark.parametrize(
-    "topic,shown",
-    [("vieww", "vieww"), ("View", "View"), ("", ""), (None, None), (7, None), (["view"], None), ("a\0\ud800", "a\ufffd?")],
+    ("topic", "shown"),
+    [
+        ("vieww", "vieww"),
+        ("View", "View"),
+        ("", ""),
+        (None, None),
+        (7, None),
+        (["view"], None),
+        ("a\0\ud800", "a\ufffd?"),
+    ],
 )
 def test_unknown_topic_of_a_line(decoder: Decoder, topic: object, shown: str | None) -> None:
     line = json.dumps(GOOD["view"] | {"topic": topic}).encode()
