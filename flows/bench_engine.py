@@ -86,6 +86,7 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
         given = {"store": self.store, **settings}
         environment = {name: text for name, text in os.environ.items() if not name.startswith("LIVEPULSE_")}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
+        environment["RUST_BACKTRACE"] = "0"  # Bytewax would fill the log with frames of its own
         environment |= {f"LIVEPULSE_{name.upper()}": _text(value) for name, value in given.items()}
         tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self._log.open("wb") as log:
