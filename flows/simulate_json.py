@@ -10,12 +10,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from flows.simulate_traffic import Events, Traffic
+from flows.simulate_traffic import Events, Traffic, tagged_codes
 from flows.simulate_world import CATEGORIES, CHANNELS, GIFTS, topic_name
 from schemas.events import AD, AD_ACTIONS, ENGAGE, ENGAGE_ACTIONS, GIFT, LIKE, ORDER, ORDER_STATUSES, TOPICS, VIEW
-
-TAGGED_ACTIONS: Final = ("comment", "share")
-"""`engage` actions that carry category and tags of their target; the others carry none."""
 
 
 class JsonWriter:
@@ -152,11 +149,6 @@ def _forms(events: Events) -> npt.NDArray[np.int8]:
     form += np.where(kind == LIKE, room, 0).astype(np.int8)
     form += np.where(kind == ENGAGE, room + 2 * np.isin(events["action"], tagged_codes()), 0).astype(np.int8)
     return form
-
-
-def tagged_codes() -> list[int]:
-    """Codes of the `engage` actions that carry tags."""
-    return [ENGAGE_ACTIONS.index(name) for name in TAGGED_ACTIONS]
 
 
 def _about(category: int, first: int, second: int) -> str:

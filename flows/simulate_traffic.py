@@ -43,8 +43,8 @@ EVENT: Final = np.dtype([
 
 LIKE_SHARE, COMMENT_SHARE, SHARE_SHARE, FOLLOW_SHARE = 0.09, 0.012, 0.008, 0.004  # of video views
 AD_SHARE, CLICK_SHARE, CONVERSION_SHARE = 0.02, 0.10, 0.15  # of video views, of impressions, of clicks
-TAGGED_PER_VIEW: Final = 1 + LIKE_SHARE + COMMENT_SHARE + SHARE_SHARE
-"""Events that heat counts for each video view, all with the view's tags."""
+TAGGED_ACTIONS: Final = ("comment", "share")
+"""`engage` actions that carry category and tags of their target; the others carry none."""
 _ACTION = {name: index for index, name in enumerate(ENGAGE_ACTIONS)}
 _STATUS = {name: index for index, name in enumerate(ORDER_STATUSES)}
 _BUCKET_MS: Final = 1_000
@@ -58,6 +58,18 @@ def rows(count: int, **columns: Any) -> Events:  # noqa: ANN401 - scalars and ar
     for name, value in columns.items():
         events[name] = value
     return events
+
+
+def described(events: Events) -> npt.NDArray[np.bool_]:
+    """True for events that carry category and tags of the video or room that they are about."""
+    engaged = (events["kind"] == ENGAGE) & np.isin(events["action"], tagged_codes())
+    mask: npt.NDArray[np.bool_] = (events["kind"] == VIEW) | (events["kind"] == LIKE) | engaged
+    return mask
+
+
+def tagged_codes() -> list[int]:
+    """Codes of the `engage` actions that carry tags."""
+    return [_ACTION[name] for name in TAGGED_ACTIONS]
 
 
 def joined(pieces: list[Events]) -> Events:
@@ -113,7 +125,8 @@ class Traffic:
         self._rng = np.random.default_rng((options.seed, 5))
         self._schedule = Schedule()
         self._next_id = 0
-        self._events_per_view = self._measured_events_per_view()
+        self._tagged_per_view = 1.0
+        self._events_per_view, self._tagged_per_view = self._measured()
 
     @property
     def scheduled(self) -> int:
@@ -127,16 +140,18 @@ class Traffic:
         self.clock = time
         return self._schedule.take(time)
 
-    def _measured_events_per_view(self) -> float:
-        """Events that one video view leads to on average, measured on a trial of 20,000."""
+    def _measured(self) -> tuple[float, float]:
+        """Events that one video view leads to on average, and how many of them carry its tags: a trial of 20,000."""
         trial, self._rng = self._rng, np.random.default_rng((self.options.seed, 6))
         self.rooms.advance(self.start)
         times = np.full(20_000, self.start, dtype=np.int64)
-        ratio = len(self._with_faults(self._sessions(times, 1.0))) / len(times)
+        events = self._sessions(times, 1.0)
+        tagged = int((described(events) & (events["room"] < 0)).sum())
+        sent = len(self._with_faults(events))
         self._rng, self._next_id = trial, 0
         self.video_views = self.entries = self.orders = 0
         self.rooms = Rooms(self.options, self.start)
-        return ratio
+        return sent / len(times), tagged / len(times)
 
     def _begin(self, start: int, end: int) -> Events:
         """Everything that sessions which begin in [start, end) will do."""
@@ -193,7 +208,7 @@ class Traffic:
         draw, low = self._rng.random(len(times)), np.zeros(len(times))
         for index, trend in enumerate(self.trends.until(int(times[-1]) + 1)):
             if trend.end > times[0] and trend.start <= times[-1]:
-                high = low + trend.shape(times) * (trend.peak_per_minute / 60 / TAGGED_PER_VIEW / rate)
+                high = low + trend.shape(times) * (trend.peak_per_minute / 60 / self._tagged_per_view / rate)
                 chosen[(draw >= low) & (draw < high)] = index
                 low = high
         return chosen

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flows.simulate_funnel import funnel_rows
-from flows.simulate_json import tagged_codes
-from flows.simulate_traffic import Events, Traffic
+from flows.simulate_traffic import Events, Traffic, described
 from flows.simulate_world import (
     CATEGORIES,
     CHANNELS,
@@ -29,7 +28,7 @@ from flows.simulate_world import (
     Int64s,
     topic_name,
 )
-from schemas.events import AD, DIMENSIONS, ENGAGE, LIKE, ORDER, VIEW
+from schemas.events import AD, DIMENSIONS, ORDER, VIEW
 
 OUTCOMES: Final = ("accepted", "duplicate", "late", "rejected")
 ACCEPTED, DUPLICATE, LATE, REJECTED = range(4)
@@ -148,25 +147,22 @@ class Expectation:
         crowd, catalogue, rooms = self._traffic.crowd, self._traffic.catalogue, self._traffic.rooms
         in_room = events["room"] >= 0
         view = events["kind"] == VIEW
-        described = (
-            view | (events["kind"] == LIKE) | ((events["kind"] == ENGAGE) & np.isin(events["action"], tagged_codes()))
-        )
+        tagged = described(events)
         room_category = np.array([*rooms.category, -1])[events["room"]]
         category = np.where(in_room, room_category, catalogue.category[np.maximum(events["video"], 0)])
-        counted = described & ~events["continued"]
         columns = {name: np.ascontiguousarray(events[name]) for name in events.dtype.names or ()}
         return pl.DataFrame({
             **columns,
             "surface": np.where(view, in_room.astype(np.int8), -1),
-            "category": np.where(described | (events["kind"] == ORDER), category, -1),
+            "category": np.where(tagged | (events["kind"] == ORDER), category, -1),
             "region": crowd.region[events["user"]],
             "platform": crowd.platform[events["user"]],
-            "tagged": counted,
+            "tagged": tagged,
             "zone": np.where(crowd.names_zone, crowd.zone, -1)[events["user"]],
         })  # fmt: skip
 
     def _topic_minutes(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Events and users of each topic and minute: views that are no further reports, likes, comments, shares."""
+        """Events and users of each topic and minute: views with their further reports, likes, comments, shares."""
         traffic = self._traffic
         tags = np.array([*traffic.rooms.tags, (0, 0)], dtype=np.int64)
         tagged = frame.filter("tagged")

@@ -137,7 +137,7 @@ class Trend:
     start: int
     peak: int
     half_life_ms: int
-    peak_per_minute: float  # events with the topic, all that heat counts
+    peak_per_minute: float  # events with the topic, whatever they weigh
 
     def shape(self, times: Int64s) -> Floats:
         """Rate over the rate at the peak, 0 … 1."""
