@@ -68,6 +68,7 @@ class KafkaFeed:
         self._fetched: queue.Queue[list[Message] | None] = queue.Queue(2)
         self._read: dict[str, tuple[int, int]] = {}  # lane → next offset to decode, greatest event time decoded
         self._paused: set[str] = set()
+        self._unassigned: queue.SimpleQueue[TopicPartition] = queue.SimpleQueue()
         self._commits: dict[str, int] = {}
         self._stop = threading.Event()
         self.topology_changed = False
@@ -79,7 +80,7 @@ class KafkaFeed:
         name = lane_name(topic, partition)
         self._read[name] = (offset, max_event_time)
         self._intake.add(name, offset, max_event_time, self._clock())
-        self._consumer.incremental_assign([TopicPartition(self._prefix + topic, partition, offset)])
+        self._unassigned.put(TopicPartition(self._prefix + topic, partition, offset))
         if not self._threads:
             for run in (self._fetch, self._decode):
                 thread = threading.Thread(target=self._guarded, args=(run,), name=run.__name__, daemon=True)
@@ -108,6 +109,7 @@ class KafkaFeed:
     def _fetch(self) -> None:
         housekeeping = discovery = time.monotonic()
         while not self._stop.is_set():
+            self._assign()
             now = time.monotonic()
             if now - housekeeping >= _HOUSEKEEPING_SECONDS:
                 housekeeping = now
@@ -122,6 +124,14 @@ class KafkaFeed:
             if messages:
                 self._fetched.put(messages)
         self._fetched.put(None)
+
+    def _assign(self) -> None:
+        """Assign what was added since, in one go: each call to librdkafka costs a round of its threads."""
+        added: list[TopicPartition] = []
+        while not self._unassigned.empty():
+            added.append(self._unassigned.get())
+        if added:
+            self._consumer.incremental_assign(added)
 
     def _may_read(self) -> bool:
         """Backpressure: read on while little waits, or when all that waits must wait for a partition not yet read."""
