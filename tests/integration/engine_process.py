@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sinks import embedded
-from sinks.clickhouse import Store
+from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,13 +61,20 @@ class EngineProcess:
         return self._log.read_text() if self._log.exists() else ""
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
-        """Rows of a query, from the store that is up."""
+        """Rows of a query; none while the store is not up or not migrated yet."""
         found = embedded.attach(self.store)
         if found is None:
             return []
-        store = Store.connect(found.url, found.user, found.token)
+        try:
+            store = Store.connect(found.url, found.user, found.token, patience=Patience(seconds=1))
+        except StoreError:
+            return []
         try:
             return store.query(sql)
+        except StoreError as error:
+            if isinstance(error, StoreDownError) or "UNKNOWN_TABLE" in str(error) or "UNKNOWN_DATABASE" in str(error):
+                return []
+            raise
         finally:
             store.close()
 
@@ -85,5 +92,5 @@ class EngineProcess:
         """Messages in the ledger whose outcome is known."""
         found = self.rows(
             "SELECT sum(consumed) AS c, sum(accepted + duplicate + late + rejected + filtered) AS o FROM livepulse.ingest_ledger"
-        ) if embedded.attach(self.store) else []  # fmt: skip
+        )
         return min(int(found[0]["c"] or 0), int(found[0]["o"] or 0)) if found else 0
