@@ -24,6 +24,7 @@ from flows.grouping import distinct, totals
 from flows.id_sets import Ids, Keys, Places, RecentKeys
 from flows.kernel import Progress
 from flows.local_time import ZoneOffsets
+from schemas.decode_compile import compiled
 from schemas.events import AD, ALL
 from schemas.windows import HOUR_MS, MINUTE_MS, SECOND_MS, ActivitySpec, Int64s, PlatformHour, TumblingWindow, Window
 
@@ -44,12 +45,12 @@ _ABSENT: Final = -1  # the group of an event in a dimension whose field it does 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Grouping sets of one fold. Group 0 is `all`; `of_rows` has the group of each event for each dimension."""
+    """Grouping sets of one fold. Group 0 is `all`; `of_rows[d, i]` is event i's group in dimension d, or `_ABSENT`."""
 
     dims: list[str]
     values: list[str]
     hashes: Keys
-    of_rows: list[Int64s]
+    of_rows: Int64s
 
     def __len__(self) -> int:
         return len(self.values)
@@ -98,7 +99,7 @@ class ActivityShard:
     def __init__(self, spec: ActivitySpec) -> None:
         self.spec = spec
         self.columns = frozenset((*spec.dimensions, "watch_ms", *(("tz",) if spec.hours else ())))
-        self._texts = self.columns - {"watch_ms"}
+        self._texts = sorted(self.columns - {"watch_ms"})
         self._cuts = spec.cuts()
         sizes = [seconds * SECOND_MS for seconds in spec.windows] + ([MINUTE_MS] if spec.hours else [])
         self._step_ms = reduce(gcd, sizes)  # every window is made of whole steps
@@ -133,8 +134,8 @@ class ActivityShard:
 
     def _count(self, frame: pl.DataFrame) -> pl.DataFrame:
         times = frame["event_time"].to_numpy()
-        # One select: each call into Polars costs as much as a thousand rows.
-        texts = [name for name in frame.columns if name in self._texts]
+        # One select: a call into Polars costs as much as a thousand rows. Columns that no event carries are left out.
+        texts = [name for name in self._texts if frame[name].null_count() < frame.height]
         read = frame.select(pl.col("watch_ms").fill_null(0), pl.col(texts).hash())
         groups = self._groups(frame, read, times // HOUR_MS)
         cells = self._cells(frame, read, times)
@@ -154,11 +155,12 @@ class ActivityShard:
     def _groups(self, frame: pl.DataFrame, hashes: pl.DataFrame, hours: Int64s) -> _Groups:
         dims, values = [ALL], [""]
         stable = [np.array([stable_hash(ALL, "")], dtype=np.uint64)]
-        of_rows = []
-        for dimension in self._dimensions:
+        of_rows = np.full((len(self._dimensions), frame.height), _ABSENT, dtype=np.int64)
+        for place, dimension in enumerate(self._dimensions):
+            if dimension.name not in hashes.columns:
+                continue
             codes = dimension.codes(frame[dimension.name], hashes[dimension.name].to_numpy(), hours)
-            groups = codes + (len(values) - 1)  # code 0 is no value and has no group
-            of_rows.append(np.where(codes == NONE, _ABSENT, groups))
+            _to_groups(codes, len(values) - 1, of_rows[place])
             dims += [dimension.name] * (len(dimension.names) - 1)
             values += dimension.names[1:]
             stable.append(dimension.hashes[1:])
@@ -166,7 +168,7 @@ class ActivityShard:
 
     def _cells(self, frame: pl.DataFrame, hashes: pl.DataFrame, times: Int64s) -> _Cells:
         zone = np.zeros(len(times), dtype=np.int64)
-        if self.spec.hours:
+        if "tz" in hashes.columns:
             zone = self._zones.codes(frame["tz"], hashes["tz"].to_numpy(), zone)
         names = [self.spec.platform_zone, *self._zones.names[1:]]
         zone_hashes = self._zones.hashes[zone]
@@ -185,16 +187,15 @@ class ActivityShard:
 
     def _pairs(self, users: Keys, cells: _Cells, groups: _Groups) -> _Pairs:
         """Pairs of each event that differs from those just seen in user, step, zone or a value."""
-        steps = (cells.times + cells.step_ms).astype(np.uint64) * _MIX
-        key = users + steps[cells.of_rows] + cells.zone_hashes
-        for of_rows in groups.of_rows:
-            key += groups.hashes[of_rows] * (of_rows != _ABSENT)
-        rows = self._recent.unmet(key)
-        of_dims = [np.zeros(len(rows), dtype=np.int64), *(of_rows[rows] for of_rows in groups.of_rows)]
-        cell, group = np.tile(cells.of_rows[rows], len(of_dims)), np.concatenate(of_dims)
-        hashes = np.tile(users[rows], len(of_dims)) + groups.hashes[group]
-        carried = np.flatnonzero(group != _ABSENT)
-        return _Pairs(cell[carried], group[carried], self._seen.ids(hashes[carried]))
+        of_cells = (cells.times + cells.step_ms).astype(np.uint64) * _MIX
+        keys = of_cells[cells.of_rows] + cells.zone_hashes
+        _add_hashes(users, groups.of_rows, groups.hashes, keys)
+        rows = self._recent.unmet(keys)
+        most = len(rows) * (1 + len(groups.of_rows))
+        cell, group = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+        pairs = np.empty(most, dtype=np.uint64)
+        count = _spread(rows, users, cells.of_rows, groups.of_rows, groups.hashes, cell, group, pairs)
+        return _Pairs(cell[:count], group[:count], self._seen.ids(pairs[:count]))
 
     def _nests(self, inner: Window, outer: Window, cells: _Cells) -> bool:
         """Whether each `inner` window lies within one `outer`: then what is not new in it is not new in the other."""
@@ -212,16 +213,10 @@ class ActivityShard:
 
 
 def _sum(cells: _Cells, groups: _Groups, watch_ms: Int64s) -> _Sums:
-    keys, watch = [cells.of_rows * len(groups)], [watch_ms]
-    for of_rows in groups.of_rows:
-        carried = np.flatnonzero(of_rows != _ABSENT)
-        if len(carried) == len(of_rows):
-            keys.append(keys[0] + of_rows)
-            watch.append(watch_ms)
-        elif len(carried):
-            keys.append(keys[0][carried] + of_rows[carried])
-            watch.append(watch_ms[carried])
-    values, events, sums = totals(np.concatenate(keys), np.concatenate(watch))
+    most = len(watch_ms) * (1 + len(groups.of_rows))
+    keys, weights = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+    count = _cell_groups(cells.of_rows, groups.of_rows, len(groups), watch_ms, keys, weights)
+    values, events, sums = totals(keys[:count], weights[:count])
     return _Sums(values // len(groups), values % len(groups), events, sums)
 
 
@@ -257,3 +252,53 @@ def _increments(parts: list[dict[str, Int64s]], groups: _Groups) -> pl.DataFrame
         pl.Series("value", [groups.values[g] for g in group], dtype=pl.String),
         *(pl.Series(name, columns[name]) for name in ("events", "users", "watch_ms")),
     ])  # fmt: skip
+
+
+@compiled
+def _to_groups(codes: Int64s, first: int, groups: Int64s) -> None:
+    """Fill in the groups of an event's values: code 0 is no value and has no group."""
+    for i in range(len(codes)):
+        if codes[i] != NONE:
+            groups[i] = codes[i] + first
+
+
+@compiled
+def _add_hashes(users: Keys, of_rows: Int64s, hashes: Keys, keys: Keys) -> None:
+    """Add to each event's key its user and its values."""
+    for i in range(len(keys)):
+        key = keys[i] + users[i]
+        for d in range(of_rows.shape[0]):
+            if of_rows[d, i] != _ABSENT:
+                key += hashes[of_rows[d, i]]
+        keys[i] = key
+
+
+@compiled
+def _spread(
+    rows: Int64s, users: Keys, cells: Int64s, of_rows: Int64s, hashes: Keys, cell: Int64s, group: Int64s, pairs: Keys
+) -> int:
+    """Fill `cell`, `group` and `pairs` with one entry a group of each of these events; how many."""
+    count = 0
+    for i in rows:
+        for d in range(-1, of_rows.shape[0]):
+            g = 0 if d < 0 else of_rows[d, i]
+            if g != _ABSENT:
+                cell[count] = cells[i]
+                group[count] = g
+                pairs[count] = users[i] + hashes[g]
+                count += 1
+    return count
+
+
+@compiled
+def _cell_groups(cells: Int64s, of_rows: Int64s, groups: int, watch_ms: Int64s, keys: Int64s, weights: Int64s) -> int:
+    """Fill `keys` (cell × groups + group) and `weights` (watch time) with one entry a group of each event; how many."""
+    count = 0
+    for i in range(len(cells)):
+        for d in range(-1, of_rows.shape[0]):
+            g = 0 if d < 0 else of_rows[d, i]
+            if g != _ABSENT:
+                keys[count] = cells[i] * groups + g
+                weights[count] = watch_ms[i]
+                count += 1
+    return count

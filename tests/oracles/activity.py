@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cache
 from zoneinfo import ZoneInfo
 
 
@@ -76,6 +77,7 @@ def active_hours(events: Iterable[Event], platform_zone: str) -> dict[HourRow, F
     return {key: tally.figures() for key, tally in tallies.items()}
 
 
+@cache
 def platform_hour_end(day: date, hour: int, zone: str) -> int:
     """Epoch ms of the first whole minute after which no clock in the zone shows that hour of that day again."""
     noon = int(datetime(day.year, day.month, day.day, 12, tzinfo=ZoneInfo("UTC")).timestamp()) * 1000
