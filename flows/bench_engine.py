@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _SAMPLE_SECONDS: Final = 0.5
 _STOP_SECONDS: Final = 60.0
+_LAST_WORDS_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.005
 
 
@@ -144,6 +145,9 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, DependencyDown):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_WORDS_SECONDS)  # it may be about to say why
         self.stop()
         if isinstance(error, DependencyDown):
             raise DependencyDown(f"{error}; the end of the engine's log:\n{self._log_end()}") from error
