@@ -23,8 +23,6 @@ from schemas.hashing import Hashes, hash64, mix
 from schemas.heat import MINUTE_MS, TOPIC_HEAT, HeatSpec
 
 FORMAT: Final = 1
-_BUCKET_MINUTES: Final = 5  # keys of distinct users hold their minute; several share a bucket, for few and full buckets
-
 INCREMENTS: Final = {
     "minute": pl.Int64(),  # epoch minute
     "topic": pl.String(),
@@ -62,12 +60,12 @@ class HeatShard:
         times = frame["event_time"].to_numpy()[rows]
         minutes = times // MINUTE_MS
         keys = mix(minutes.astype(np.uint64), hashes)  # one integer to group by costs half of what text and minute do
-        pairs = frame["user_hash"].to_numpy()[rows] ^ keys
+        pairs = frame["user_hash"].to_numpy()[rows] ^ hashes
         full = self._weights(frame)[rows]
         weight = np.rint(full * self._fading[(minutes + 1) * MINUTE_MS - times]).astype(np.int64)
         if self._cap is not None:
             weight = self._cap.add(minutes, pairs, np.rint(full * self._spec.scale).astype(np.int64), weight)
-        users = self._users.first_seen(minutes // _BUCKET_MINUTES, pairs)
+        users = self._users.first_seen(minutes, pairs)
         table = pl.DataFrame({
             "key": keys, "minute": minutes, "topic": topics, "users": users, "weight": weight, "first_ms": times,
         })  # fmt: skip
@@ -124,7 +122,7 @@ class HeatShard:
 
     def _expire(self, progress: Progress) -> None:
         oldest = progress.watermark // MINUTE_MS - self._spec.retain_minutes - 1
-        self._users.expire(oldest // _BUCKET_MINUTES)
+        self._users.expire(oldest)
         if self._cap is not None:
             self._cap.expire(oldest)
 

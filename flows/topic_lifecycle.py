@@ -48,6 +48,7 @@ _PARAMETERS: Final = np.array([[2.0], [3.0], [3.0], [3.0]])
 _YOUNG_MS: Final = 3_600_000
 _GROWTH: Final = 0.2
 _FIT_MIN_WINDOWS: Final = 4
+_FLAT: Final = 1e-9  # a slope that rounding alone can give
 _FIT_LEAST_SPAN: Final = 6  # windows after the peak that are fitted however few events they have
 _LN2: Final = float(np.log(2.0))
 _T_975: Final = np.array([
@@ -188,7 +189,7 @@ def fit_decay(state: TopicColumns, slots: Int64s) -> DecayFit:
         slope, residual, spread = slopes[basis, column], residual[basis, column], spread[basis, column]
         freedom = np.maximum(windows - 2, 1)
         margin = _T_975[np.minimum(freedom, len(_T_975)) - 1] * np.sqrt(np.maximum(1.0, residual / freedom) / spread)
-        fitted = (windows >= _FIT_MIN_WINDOWS) & (slope < 0)
+        fitted = (windows >= _FIT_MIN_WINDOWS) & (slope < -_FLAT)
         r2 = 1.0 - np.minimum(residual / total, 1.0)
     low, high = _half_life(basis, margin - slope), _half_life(basis, -slope - margin)
     return DecayFit(fitted, basis, slope, mean_y - slope * mean_x[basis, column], low, high, r2)

@@ -143,7 +143,11 @@ def heat_rows(
     ticks: dict[int, dict[str, tuple[Row, list[Event]]]] = {}
     for minute in range(first, last + 1):
         tick = (minute + 1) * MINUTE
-        quiet = not any(e.time // MINUTE == minute for e in events)
+        before = [e for e in events if e.time < tick]
+        newest = max(e.time for e in before)
+        quiet = newest < tick - MINUTE
+        if quiet and sum(e.weight for e in before) * 2 ** (-(tick - newest) / half_life_minutes / MINUTE) < 0.9:
+            continue  # no row for anything: only to spare time
         for topic, parts in topics.items():
             begun = [n for n, part in enumerate(parts) if part[0].time < tick]
             if not begun:
@@ -155,7 +159,7 @@ def heat_rows(
             own = [e for e in past if e.time >= tick - MINUTE]
             most = sum(e.weight for e in past) * 2 ** (-(tick - past[-1].time) / half_life_minutes / MINUTE)
             if quiet and most < 0.9:
-                continue  # no row for it, nor for anything cooler: only to spare time
+                continue  # likewise: no row for it, nor for anything cooler
             weighed = past if cap is None else capped(past, cap)
             heat = heat_at(weighed, tick, half_life_minutes)
             taken = [life for when, life in states[topic][begun[-1]] if when <= tick]
