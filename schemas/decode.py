@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from schemas import hashing
-from schemas.decode_columns import Mask, list_column, number_column, text_column
+from schemas.decode_columns import Mask, boolean_array, frame_of, integer_array, list_array, text_array
 from schemas.decode_compile import Bytes
 from schemas.decode_fields import CODE, FIELDS, Kind, zone_names
 from schemas.decode_rules import (
@@ -38,10 +39,14 @@ from schemas.reasons import Reason
 from schemas.validate import Reject, Valid, judge, judge_line
 
 REJECT_SCHEMA: Final = {"row": pl.UInt32(), "topic": pl.String(), "reason": pl.String(), "detail": pl.String()}
-_NUMBERS: Final = frozenset(f.name for f in FIELDS if f.kind in (Kind.INT, Kind.VERSION, Kind.BOOL))
+_NUMBERS: Final = frozenset(field.name for field in FIELDS if field.kind in (Kind.INT, Kind.VERSION))
+_BOOLEANS: Final = frozenset(field.name for field in FIELDS if field.kind is Kind.BOOL)
 _OF_SOURCE: Final = frozenset({"partition", "offset", "ingest_time"})
 _ALWAYS_READ: Final = ("event_id", "user_id", "tz")  # hashed, hashed, checked
 _PADDING: Final = b"\n" * 32  # what compiled code may read behind the last message
+_FIRST_LINE: Final = (
+    b'{"topic":"like","event_id":"-","event_time":%d,"user_id":"-","live_id":"-","creator_id":"-","tags":["-"]}'
+)
 _NO_BYTES: Final = np.frombuffer(_PADDING, dtype=np.uint8)
 
 
@@ -69,9 +74,10 @@ class Decoder:
         kept = [name for name in OPTIONAL if name in wanted or name in _ALWAYS_READ]
         self._slots = {name: slot for slot, name in enumerate(kept, start=FIRST_SLOT) if name != "tags"}
         self._slot_count = len(kept)
+        self._plain = wanted & OPTIONAL.keys() - {"user_id", "event_id"}
         self._rules = build_rules(limits, self._slots)
         self._zones = zone_names()
-        self.decode_lines([b"{}"], 0)
+        self.decode_lines([_FIRST_LINE % limits.min_event_time], limits.min_event_time)
 
     def decode(
         self,
@@ -132,7 +138,8 @@ class Decoder:
         rows = np.flatnonzero((columns[TAKEN] != 0) & _has(columns[PRESENT], "tz"))
         if len(rows) == 0:
             return
-        zones = text_column(text, _NO_BYTES, columns[self._slots["tz"], rows], np.ones(len(rows), dtype=np.bool_))
+        spans = columns[self._slots["tz"], rows]
+        zones = frame_of({"tz": text_array(text, _NO_BYTES, spans, np.ones(len(rows), dtype=np.bool_))})["tz"]
         unknown = [zone for zone in zones.unique().to_list() if zone not in self._zones]
         if unknown:
             columns[TAKEN, rows[zones.is_in(unknown).to_numpy()]] = 0
@@ -151,27 +158,28 @@ class Decoder:
 
         present = picked(found[PRESENT])
 
-        def column(name: str) -> pl.Series:
+        def array(name: str) -> pa.Array:
             if name == "tags":
-                return list_column(text, extra, notes, picked(found[TAG_FIRST]), picked(found[TAG_COUNT]))
+                return list_array(text, extra, notes, picked(found[TAG_FIRST]), picked(found[TAG_COUNT]))
             values, is_there = picked(found[self._slots[name]]), _has(present, name)
-            return number_column(values, is_there) if name in _NUMBERS else text_column(text, extra, values, is_there)
+            if name in _NUMBERS:
+                return integer_array(values, is_there)
+            return boolean_array(values, is_there) if name in _BOOLEANS else text_array(text, extra, values, is_there)
 
-        users, ids = column("user_id"), column("event_id")
-        user_hashes = hashing.hash64(users).to_numpy()
-        known: dict[str, Any] = {
-            "kind": picked(topics),
-            "event_time": picked(found[EVENT_TIME]),
-            "user_hash": user_hashes,
-            "id_hash": hashing.id_hash(user_hashes, hashing.hash64(ids).to_numpy()),
-            "user_id": users,
-            "event_id": ids,
-        }
-        columns = {"row": pl.Series(rows, dtype=pl.UInt32)}
-        for name, kind in self._schema.items():
-            values = known[name] if name in known else column(name)
-            columns[name] = pl.Series(values).cast(kind)
-        return pl.DataFrame(columns), _mismatches(keys, rows, users)
+        frame = frame_of(
+            {
+                "row": pa.array(rows.astype(np.uint32)),
+                "kind": pa.array(picked(topics).astype(np.uint8)),
+                "event_time": pa.array(picked(found[EVENT_TIME])),
+                "user_id": array("user_id"),
+                "event_id": array("event_id"),
+                **{name: array(name) for name in self._schema if name in self._plain},
+            }
+        )
+        users = frame["user_id"]
+        frame = _hashed(frame).select("row", *self._schema)
+        assert dict(frame.schema) == {"row": pl.UInt32(), **self._schema}
+        return frame, _mismatches(keys, rows, users)
 
 
 class _Clock:
@@ -229,7 +237,7 @@ class _Patch:
         for name, value in fields.items():
             slot = self._slots.get(name)
             if slot is not None:
-                columns[slot, row] = value if name in _NUMBERS else self._span(value)
+                columns[slot, row] = self._span(value) if isinstance(value, str) else int(value)
 
     def _span(self, value: str) -> int:
         encoded = value.encode()
@@ -265,6 +273,14 @@ def _joined(values: Sequence[bytes | None]) -> tuple[Bytes, Int64s, Int64s]:
     sizes = np.fromiter(map(len, values), dtype=np.int64, count=len(values))  # type: ignore[arg-type]
     ends = np.cumsum(sizes + 1) - 1
     return np.frombuffer(joined, dtype=np.uint8), ends - sizes, ends
+
+
+def _hashed(frame: pl.DataFrame) -> pl.DataFrame:
+    """With user_hash and id_hash, of user_id and event_id."""
+    hashes = frame.select(hashing.hash64_expr("user_id"), hashing.hash64_expr("event_id"))
+    users, events = hashes["user_id"].to_numpy(), hashes["event_id"].to_numpy()
+    ids = hashing.id_hash(users, events)
+    return frame.with_columns(pl.Series("user_hash", users), pl.Series("id_hash", ids))
 
 
 def _has(present: Int64s, name: str) -> Mask:

@@ -1,4 +1,4 @@
-"""From spans of bytes to Polars columns.
+"""From spans of bytes to columns.
 
 A String column of Polars (Arrow's `Utf8View`) is 16 bytes a value: the length, then the text itself up to 12 bytes, or
 its first 4 bytes, the number of a buffer and an offset in it (*Variable-size Binary View Layout* of
@@ -9,6 +9,7 @@ it came from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -59,24 +60,27 @@ def _write_views(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask, views
         used += size
 
 
-def text_column(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask) -> pl.Series:
-    """A String series of n spans of valid UTF-8; null where `is_there` (n) is false."""
-    return _series(_text_array(text, extra, spans, is_there))
-
-
-def _text_array(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask) -> pa.StringViewArray:
+def text_array(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask) -> pa.StringViewArray:
+    """Texts of n spans of valid UTF-8; null where `is_there` (n) is false."""
     n = len(spans)
+    if not is_there.any():
+        return pa.nulls(n, pa.string_view())
     views = np.empty((n, 2), dtype=np.int64)
     long = np.empty(_long_bytes(spans, is_there) + _WORD, dtype=np.uint8)
     assert len(long) < 1 << 31, "a column of 2 GiB: decode smaller batches"
     _write_views(text, extra, spans, is_there, views, long)
-    buffers = [_bits(is_there), pa.py_buffer(views), pa.py_buffer(long)]
+    buffers = [_validity(is_there), pa.py_buffer(views), pa.py_buffer(long)]
     return pa.StringViewArray.from_buffers(pa.string_view(), n, buffers)
 
 
-def number_column(numbers: Int64s, is_there: Mask) -> pl.Series:
-    """An Int64 series; null where `is_there` is false."""
-    return _series(pa.Array.from_buffers(pa.int64(), len(numbers), [_bits(is_there), pa.py_buffer(numbers)]))
+def integer_array(numbers: Int64s, is_there: Mask) -> pa.Array:
+    """Int64s; null where `is_there` is false."""
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [_validity(is_there), pa.py_buffer(numbers)])
+
+
+def boolean_array(numbers: Int64s, is_there: Mask) -> pa.Array:
+    """Booleans, of 0 and 1; null where `is_there` is false."""
+    return pa.Array.from_buffers(pa.bool_(), len(numbers), [_validity(is_there), _bits((numbers != 0) & is_there)])
 
 
 @compiled
@@ -90,23 +94,31 @@ def _gather_lists(spans: Int64s, first: Int64s, count: Int64s, offsets: Int64s, 
     offsets[len(first)] = used
 
 
-def list_column(text: Bytes, extra: Bytes, spans: Int64s, first: Int64s, count: Int64s) -> pl.Series:
-    """A List(String) series: row i holds `spans[first[i] : first[i] + count[i]]`; null where the count is 0."""
+def list_array(text: Bytes, extra: Bytes, spans: Int64s, first: Int64s, count: Int64s) -> pa.LargeListArray:
+    """Lists of texts: row i holds `spans[first[i] : first[i] + count[i]]`; null where the count is 0."""
     n = len(first)
+    kind = pa.large_list(pa.string_view())
+    total = int(count.sum())
+    if total == 0:
+        return pa.nulls(n, kind)
     offsets = np.empty(n + 1, dtype=np.int64)
-    gathered = np.empty(int(count.sum()), dtype=np.int64)
+    gathered = np.empty(total, dtype=np.int64)
     _gather_lists(spans, first, count, offsets, gathered)
-    values = _text_array(text, extra, gathered, np.ones(len(gathered), dtype=np.bool_))
-    buffers = [_bits(count > 0), pa.py_buffer(offsets)]
-    return _series(pa.LargeListArray.from_buffers(pa.large_list(values.type), n, buffers, children=[values]))
+    values = text_array(text, extra, gathered, np.ones(total, dtype=np.bool_))
+    return pa.LargeListArray.from_buffers(kind, n, [_validity(count > 0), pa.py_buffer(offsets)], children=[values])
 
 
-def _bits(is_there: Mask) -> pa.Buffer | None:
+def frame_of(arrays: Mapping[str, pa.Array]) -> pl.DataFrame:
+    """The arrays as columns, not copied."""
+    frame = pl.from_arrow(pa.RecordBatch.from_pydict(dict(arrays)))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _validity(is_there: Mask) -> pa.Buffer | None:
     """Arrow's validity bitmap; none when all are there."""
-    return None if is_there.all() else pa.py_buffer(np.packbits(is_there, bitorder="little"))
+    return None if is_there.all() else _bits(is_there)
 
 
-def _series(array: pa.Array) -> pl.Series:
-    series = pl.from_arrow(array)
-    assert isinstance(series, pl.Series)
-    return series
+def _bits(mask: Mask) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(mask, bitorder="little"))

@@ -145,6 +145,12 @@ def test_a_home_that_cannot_be_written_only_costs_time(monkeypatch: pytest.Monke
     assert not _can_keep_code()
 
 
+def test_first_line_is_good(decoder: Decoder) -> None:
+    start_ms = Limits().min_event_time
+    frame = decoder.decode_lines([decode._FIRST_LINE % start_ms], start_ms).frame
+    assert frame["tags"].to_list() == [["-"]]  # every column's code is run, so it is compiled
+
+
 def test_no_batch_compiles_anew(decoder: Decoder) -> None:
     for values in ([compact(GOOD["view"])] * 2, [None, compact(GOOD["view"]), with_fields(user_id='"')]):
         decoder.decode("view", values, NOW_MS)
