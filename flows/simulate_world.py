@@ -239,8 +239,8 @@ class Catalogue:
 
 def two_topics(rng: np.random.Generator, count: int, topics: int) -> Int64s:
     """Two different topics each, Zipf: shape (count, 2)."""
-    first = power_law_rank(rng.random(count), topics, 0.9)
-    second = (first + 1 + power_law_rank(rng.random(count), topics - 1, 0.9)) % topics
+    first = power_law_rank(rng.random(count), topics, 0.6)
+    second = (first + 1 + power_law_rank(rng.random(count), topics - 1, 0.6)) % topics
     return np.stack((first, second), axis=1)
 
 
