@@ -33,6 +33,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Settings: what holds, and where it came from.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure the engine on this machine, on a real broker of its own.", no_args_is_help=True)
 TRY, RUN, LOOK = "Try it", "Run it", "Look at it"
+app.command("demo", rich_help_panel=TRY)(cli_traffic.demo)
 app.command("simulate", rich_help_panel=TRY)(cli_traffic.simulate)
 app.command("replay", rich_help_panel=TRY)(cli_traffic.replay)
 bench_app.command("throughput")(cli_bench.throughput)

@@ -1,4 +1,4 @@
-"""Commands that make or resend traffic: simulate, replay."""
+"""Commands that make or resend traffic: demo, simulate, replay."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli_options import KAFKA_FIELDS, with_settings
+from flows.cli_options import KAFKA_FIELDS, plain, with_settings
 from flows.durations import parse_duration, parse_instant
 from flows.errors import OK, Usage
 from flows.settings import Settings
@@ -26,6 +26,34 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write ND
 TruthDir = Annotated[
     Path | None, typer.Option("--truth", metavar="DIR", help="Write the planted truth there at the end")
 ]
+
+
+@plain
+def demo(
+    *,
+    kafka: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="A broker that runs already")] = None,
+    lasting: Annotated[
+        str | None, typer.Option("--for", metavar="DURATION", help="End after so long, and sum up")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the store there; else it is removed")] = None,
+    rate: Annotated[float, typer.Option(help="Messages a second")] = 200.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same traffic")] = 1,
+) -> int:
+    """See it work: broker, simulated traffic, engine and store in one command, and a live table of what they find.
+
+    Without --kafka the broker is a real one if Java and Maven are here, else librdkafka's mock. At the end the figures
+    are held against the simulator's truth; exit code 1 if they differ.
+
+    \b
+    Examples
+      livepulse demo
+      livepulse demo --for 60s
+      livepulse demo --kafka kafka-1:9092 --store ./demo-store
+    """
+    from flows.demo import DemoOptions
+    from flows.demo import demo as run_demo
+
+    return run_demo(_built(DemoOptions, kafka=kafka, store=store, lasting_s=_seconds(lasting), rate=rate, seed=seed))
 
 
 @with_settings(*KAFKA_FIELDS, "out_of_orderness_ms", "platform_zone")

@@ -40,6 +40,7 @@ def _words(result: Result) -> str:
 @pytest.mark.parametrize(
     "command",
     [
+        "demo",
         "run",
         "backfill",
         "simulate",
@@ -60,7 +61,7 @@ def test_every_command_teaches_by_example(livepulse: Run, command: str) -> None:
 
 def test_help_lists_the_commands(livepulse: Run) -> None:
     words = _words(livepulse("--help"))
-    for command in ("run", "backfill", "simulate", "replay", "sql", "check", "config", "version", "bench"):
+    for command in ("demo", "run", "backfill", "simulate", "replay", "sql", "check", "config", "version", "bench"):
         assert f" {command} " in words
 
 
@@ -120,6 +121,7 @@ def test_an_error_is_a_line_and_an_exit_code(
         (["replay", "absent.ndjson"], "no such file"),
         (["replay", "x", "--speed", "fast"], "write a factor"),
         (["simulate", "--out", "d"], "--events"),
+        (["demo", "--rate", "0"], "rate must be positive"),
         (["simulate", "--out", "d", "--for", "long"], "not a duration"),
         (["run", "--config", "absent.toml"], "absent.toml: cannot be read"),
         (["run", "--store", "http://clickhouse:8123"], "recovery_dir"),
