@@ -173,10 +173,9 @@ def _status_line(snapshot: Snapshot, status: Status, zone: str) -> Text:
         f"watermark {_clock(snapshot.progress.get('watermark'), zone)}",
         *(f"{name} {int(ledger.get(name) or 0):,}" for name in ("accepted", "duplicate", "late", "rejected")),
     ]
-    line = Text.assemble(
-        ("LivePulse ", "bold"), (f"{status.seconds:.0f} s ", "dim"), (f"{pace} ", "bold green" if status.live else "yellow"),
-        "  ".join(parts), (f"\n{status.broker} · {status.store}", "dim"),
-    )  # fmt: skip
+    line = Text.assemble(("LivePulse ", "bold"), (f"{status.seconds:.0f} s ", "dim"))
+    line.append(f"{pace} ", "bold green" if status.live else "yellow").append("  ".join(parts))
+    line.append(f"\n{status.broker} · {status.store}", "dim")
     return line.append(f"\n{status.problem}", "bold red") if status.problem else line
 
 
@@ -210,8 +209,8 @@ def _hours_table(snapshot: Snapshot) -> Table:
 
 
 def _funnel_table(snapshot: Snapshot, planted: Mapping[str, float]) -> Table:
-    table = _table("Funnel video_to_live", ("step", "left"), ("users", "right"), ("visits", "right"), ("of visits", "right"),
-                   ("planted", "right"), ("¥", "right"))  # fmt: skip
+    table = _table("Funnel video_to_live", ("step", "left"), ("users", "right"), ("visits", "right"),
+                   ("of visits", "right"), ("planted", "right"), ("¥", "right"))  # fmt: skip
     for row in conversions(snapshot.funnel):
         share = "" if row["share"] is None else f"{row['share']:.1%}"
         expected = planted.get(row["step_name"])

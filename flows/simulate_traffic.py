@@ -94,6 +94,8 @@ class Schedule:
 
     def add(self, events: Events) -> None:
         """Expect these."""
+        if not len(events):
+            return
         self._waiting += len(events)
         events = events[np.argsort(events["arrival"], kind="stable")]
         buckets = events["arrival"] // _BUCKET_MS

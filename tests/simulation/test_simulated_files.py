@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from flows.file_feed import open_lines
-from flows.simulate import Options, Truth, file_names, simulate_to_files
+from flows.simulate import Options, Stream, Truth, file_names, simulate_to_files
 from flows.simulate_json import BAD
 
 OPTIONS = Options(
@@ -270,3 +270,10 @@ def test_every_class_of_bad_message_occurs_and_none_is_valid() -> None:
 def test_files_need_a_bound(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bound"):
         simulate_to_files(tmp_path, Options())
+
+
+def test_steps_in_which_nothing_happens_are_no_trouble() -> None:
+    stream = Stream(replace(OPTIONS, rate=0.5), 1_767_600_000_000, in_files=False)
+    sizes = [len(stream.until(1_767_600_000_000 + 100 * step).values) for step in range(1, 500)]
+    assert 0 in sizes
+    assert sum(sizes) == stream.messages > 5

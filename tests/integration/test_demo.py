@@ -1,0 +1,54 @@
+"""`livepulse demo` from end to end on the mock cluster: it counts exactly, tells so, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows import demo as module
+from flows.broker import MockBroker
+from flows.demo import DemoOptions, demo
+from flows.errors import OK, Usage
+
+pytestmark = pytest.mark.integration
+
+
+def running_with(text: str) -> list[str]:
+    """Command lines of processes that mention the text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has just ended
+        if text in line:
+            found.append(line)
+    return found
+
+
+def test_the_demo_ends_with_exact_counts_and_no_process_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_broker", lambda _: MockBroker())
+    shown = io.StringIO()
+    store = tmp_path / "store"
+    options = DemoOptions(store=store, lasting_s=20.0, rate=60.0, history_messages=15_000)
+    assert demo(options, Console(file=shown, width=160)) == OK, shown.getvalue()
+    text = shown.getvalue()
+    assert "5 of 5 counts exact" in text
+    assert "Topic heat" in text
+    assert "mock Kafka" in text
+    assert running_with(str(store)) == []
+
+
+def test_a_store_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("do not touch")
+    with pytest.raises(Usage, match="not empty"):
+        demo(DemoOptions(store=tmp_path), Console(file=io.StringIO()))
+    assert (tmp_path / "mine").read_text() == "do not touch"
+
+
+def test_impossible_options_fail_when_they_are_built() -> None:
+    with pytest.raises(ValueError, match="rate"):
+        DemoOptions(rate=0.0)
