@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decode_json import compiled
+from schemas.decode_compile import compiled
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
