@@ -200,11 +200,11 @@ class ActivityMerge:
 
     def delta(self) -> bytes:
         """See `flows.kernel.Persistent`."""
-        if self._full:
-            return self.snapshot()
         untold = _sum(self._pending[self._told :])
         if untold.height:
             self._log(_Step(untold, None, early=False))
+        if self._full:
+            return self.snapshot()
         if not self._steps:
             return b""
         steps = [(_ipc(step.increments), step.watermark, step.early) for step in self._steps]

@@ -15,7 +15,7 @@ from schemas.windows import Int64s, Window
 _FORMAT: Final = 1
 _NEVER: Final = 1 << 62
 _RENUMBER_MIN: Final = 1 << 14  # ids below which unused ones are not worth reclaiming
-_UNTOLD_MIN: Final = 1 << 20  # noted changes below which nobody minds that no delta is ever asked for
+_UNTOLD_MIN: Final = 1 << 18  # noted changes below which nobody minds that no delta is ever asked for
 
 
 class _Blob(msgspec.Struct, array_like=True):
@@ -91,7 +91,7 @@ class SeenPairs:
         if len(places) and not self._full:
             self._fresh.setdefault(name, []).append(ids[places].astype(np.int32))
             self._fresh_count += len(places)
-            if self._fresh_count > _UNTOLD_MIN + 4 * len(self._pairs):
+            if self._fresh_count > _UNTOLD_MIN + len(self._pairs):
                 self._start_delta(full=True)  # nobody asks for deltas: do not hoard them
         return places
 
