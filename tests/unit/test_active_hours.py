@@ -106,7 +106,7 @@ def test_the_skipped_hour_has_no_row() -> None:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_an_offset_with_seconds_cuts_a_minute_in_two(apart: bool) -> None:  # noqa: FBT001  # in two batches or in one
+def test_an_offset_with_seconds_cuts_a_minute_in_two(apart: bool) -> None:  # in two batches or in one
     """Until 00:44:30 UTC that day Monrovia was 44 min 30 s behind, so its midnight fell within a minute of UTC."""
     activity = Activity(ActivitySpec(dimensions=DIMS, platform_zone="Africa/Monrovia"))
     times = [ms("1972-01-07T00:44:10"), ms("1972-01-07T00:44:50")]
