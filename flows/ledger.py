@@ -8,11 +8,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from flows.kernel import Progress
 from flows.messages import MAX_TIME, MIN_TIME
-from flows.parts import LEDGER_COUNTS, ledger_rows
+from flows.parts import LEDGER_COUNTS, MINUTE_MS, ledger_rows
+from schemas.events import TOPICS
 
 _KEY = ("topic", "partition", "minute")
 _SCHEMA = {"topic": pl.String, "partition": pl.Int32, "minute": pl.Int64, **dict.fromkeys(LEDGER_COUNTS, pl.Int64)}
@@ -20,14 +23,34 @@ _EMIT_MS = 1_000
 _FORGET_MS = 30 * 86_400_000  # a minute this far behind the newest gets no more messages
 
 
-def outcome_counts(frame: pl.DataFrame, outcome: str, topics: pl.Series) -> pl.DataFrame:
-    """Ledger increments: the rows of `frame` (columns partition, minute) counted as `outcome`."""
-    counted = (
-        frame.select(topics.alias("topic"), "partition", "minute")
-        .group_by(_KEY)
-        .agg(pl.len().cast(pl.Int64).alias(outcome))
+def outcome_counts(frame: pl.DataFrame, outcome: str) -> pl.DataFrame:
+    """Ledger increments: the rows of `frame` (columns kind, partition, minute) counted as `outcome`.
+
+    By one integer a row: a grouping by columns costs ten times as much, for each shard and batch.
+    """
+    minutes = frame["minute"].to_numpy() // MINUTE_MS
+    lanes = frame["partition"].to_numpy().astype(np.int64) * len(TOPICS) + frame["kind"].to_numpy()
+    first = int(minutes.min())
+    span = int(minutes.max()) - first + 1
+    codes = lanes * span + (minutes - first)
+    found, counts = np.unique(codes, return_counts=True) if span > 1 else _counted(codes)
+    return ledger_rows(
+        pl.DataFrame(
+            {
+                "topic": pl.Series(TOPICS, dtype=pl.String).gather(found // span % len(TOPICS)),
+                "partition": pl.Series(found // span // len(TOPICS), dtype=pl.Int32),
+                "minute": (found % span + first) * MINUTE_MS,
+                outcome: counts,
+            }
+        )
     )
-    return ledger_rows(counted)
+
+
+def _counted(codes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Distinct small codes and how often each is there."""
+    counts = np.bincount(codes)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 class LedgerMerge:

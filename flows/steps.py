@@ -195,7 +195,7 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
 
 def _ledger_of(admitted: Admitted) -> list[pl.DataFrame]:
     split = (("accepted", admitted.accepted), ("duplicate", admitted.duplicate), ("late", admitted.late))
-    return [outcome_counts(frame, name, kind_names(frame["kind"])) for name, frame in split if frame.height]
+    return [outcome_counts(frame, name) for name, frame in split if frame.height]
 
 
 def _event_rows(frame: pl.DataFrame) -> pl.DataFrame:
