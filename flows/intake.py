@@ -19,7 +19,7 @@ from flows.parts import Part
 from flows.watermark import PartitionTime, SourceClock, TimeBounds
 
 
-_CHUNK_MESSAGES = 5_000
+_CHUNK_MESSAGES = 20_000
 
 
 class AlignmentBoard:
@@ -104,6 +104,10 @@ class Intake:
     def waiting(self) -> dict[str, int]:
         """Messages that wait, by partition."""
         return {name: lane.messages for name, lane in self._lanes.items()}
+
+    def total_waiting(self) -> int:
+        """Messages that wait, of all partitions."""
+        return sum(lane.messages for lane in self._lanes.values())
 
     def starved(self) -> bool:
         """Whether nothing that waits may be released: the feed must read on."""

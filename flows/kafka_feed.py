@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
@@ -36,7 +36,9 @@ TUNING = {
 Rows = npt.NDArray[np.int64]
 
 _FATAL = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})  # noqa: SLF001
+_DECODE_APART = 1_000
 _POLL_SECONDS = 0.05
+_CHUNK = 2_000  # messages a call: it holds the GIL while it makes their objects, and the dataflow waits
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
 
@@ -72,6 +74,7 @@ class KafkaFeed:
         self._commits: dict[str, int] = {}
         self._stop = threading.Event()
         self.topology_changed = False
+        self.key_mismatches = 0
         self.failure: BaseException | None = None
         self._threads: list[threading.Thread] = []
 
@@ -98,6 +101,8 @@ class KafkaFeed:
             thread.join(10)
         self._commit(wait=True)
         self._consumer.close()
+        if self.key_mismatches:
+            log.info("messages whose key is not their user_id (accepted)", messages=self.key_mismatches)
 
     def _guarded(self, run: Callable[[], None]) -> None:
         try:
@@ -120,7 +125,9 @@ class KafkaFeed:
             if not self._may_read():
                 time.sleep(0.002)
                 continue
-            messages = self._consumer.consume(self._batch, _POLL_SECONDS)
+            messages = self._consumer.consume(_CHUNK, _POLL_SECONDS)
+            while messages and len(messages) < self._batch and (more := self._consumer.consume(_CHUNK, 0)):
+                messages += more
             if messages:
                 self._fetched.put(messages)
         self._fetched.put(None)
@@ -207,13 +214,14 @@ class KafkaFeed:
             decoded = self._builder.decoder.decode(topic, values, stamps, keys, own_times)
         else:
             decoded = self._builder.decoder.decode(topic, values, now, keys)
+        self.key_mismatches += decoded.key_mismatches
         self._intake.lag_ms = now - int(stamps[-1]) if stamps[-1] > 0 else 0
         minutes = np.maximum(stamps, 0) // MINUTE_MS * MINUTE_MS
         for number, rows in groups:
             name = lane_name(topic, number)
             whole = len(groups) == 1
             mine = decoded if whole else _of_partition(decoded, rows, len(messages))
-            part_values = values if whole else [values[i] for i in rows]
+            part_values = values if whole else [values[i] for i in rows.tolist()]
             batch = Messages(number, offsets[rows], minutes[rows], part_values, now)
             topics = pl.Series("topic", [topic]).new_from_index(0, len(rows))
             part = self._builder.build(batch, mine, topics, self._read[name][1])
@@ -247,18 +255,30 @@ def _without_errors(messages: list[Message]) -> tuple[list[Message], dict[str, i
 _topic = cast("Callable[[Message], str]", Message.topic)  # None only for messages that are errors of no partition
 
 
-def _by_topic(messages: list[Message]) -> list[tuple[str, list[Message]]]:
+def _by_topic(messages: list[Message]) -> Iterator[tuple[str, list[Message]]]:
+    """Messages that are decoded together: a large partition by itself, which spares taking it apart, small ones by topic."""
     topics = list(map(_topic, messages))
-    names = sorted(set(topics))
-    if len(names) == 1:
-        return [(names[0], messages)]
-    return [(name, [m for m, topic in zip(messages, topics, strict=True) if topic == name]) for name in names]
+    numbers = {name: number for number, name in enumerate(sorted(set(topics)))}
+    lanes = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=len(messages)) * len(numbers)
+    lanes += np.fromiter(map(numbers.__getitem__, topics), dtype=np.int64, count=len(messages))
+    for name, number in numbers.items():
+        of_topic = np.flatnonzero(lanes % len(numbers) == number)
+        found = np.unique(lanes[of_topic])
+        if len(of_topic) >= _DECODE_APART * len(found):
+            for lane in found:
+                yield name, _picked(messages, np.flatnonzero(lanes == lane))
+        else:
+            yield name, _picked(messages, of_topic)
 
 
 def _by_partition(messages: list[Message]) -> list[tuple[int, Rows]]:
     """(partition, its rows in order)."""
     partitions = np.fromiter(map(Message.partition, messages), dtype=np.int32, count=len(messages))
     return [(int(number), np.flatnonzero(partitions == number)) for number in np.unique(partitions)]
+
+
+def _picked(messages: list[Message], rows: Rows) -> list[Message]:
+    return messages if len(rows) == len(messages) else [messages[i] for i in rows.tolist()]
 
 
 def _stamps(messages: list[Message], groups: list[Rows]) -> tuple[Rows, bool]:

@@ -34,15 +34,14 @@ def outcome_counts(frame: pl.DataFrame, outcome: str) -> pl.DataFrame:
     span = int(minutes.max()) - first + 1
     codes = lanes * span + (minutes - first)
     found, counts = np.unique(codes, return_counts=True) if span > 1 else _counted(codes)
-    return ledger_rows(
-        pl.DataFrame(
-            {
-                "topic": pl.Series(TOPICS, dtype=pl.String).gather(found // span % len(TOPICS)),
-                "partition": pl.Series(found // span // len(TOPICS), dtype=pl.Int32),
-                "minute": (found % span + first) * MINUTE_MS,
-                outcome: counts,
-            }
-        )
+    none = np.zeros(len(found), dtype=np.int64)
+    return pl.DataFrame(
+        {
+            "topic": [TOPICS[kind] for kind in (found // span % len(TOPICS)).tolist()],
+            "partition": (found // span // len(TOPICS)).astype(np.int32),
+            "minute": (found % span + first) * MINUTE_MS,
+            **{name: counts if name == outcome else none for name in LEDGER_COUNTS},
+        }
     )
 
 

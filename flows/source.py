@@ -22,6 +22,8 @@ from flows.messages import MIN_TIME, SourceItem
 _FORMAT = 1
 _IDLE_WAIT = timedelta(milliseconds=5)
 _HEARTBEAT_MS = 100
+_ROUND_MS = 100  # a round is due when this has passed or a whole round of events waits: folds cost by the call
+_BACKLOG_ROUND_MS = 1_000  # with a backlog nobody waits for early rows
 
 
 class PartitionState(msgspec.Struct, frozen=True, array_like=True):
@@ -58,6 +60,7 @@ class SourceRun:
     drain: threading.Event = field(default_factory=threading.Event)  # stop cleanly, nothing to replay
     _left: int = 0
     _last_emit: int = 0
+    _last_round: int = 0
     _served: set[str] = field(default_factory=set)
 
     def take(self, name: str) -> list[SourceItem]:
@@ -67,7 +70,7 @@ class SourceRun:
         now = self.clock()
         if name in self._served or not self._served:
             self._served.clear()
-            self._left = self.batch_events
+            self._begin_round(now)
         self._served.add(name)
         taken = self.intake.take(name, self._left, now)
         if taken is None:
@@ -76,6 +79,13 @@ class SourceRun:
             self._left -= taken.frame.height
         self._last_emit = now
         return [SourceItem(taken, self.intake.progress(now, early=self.early()))]
+
+    def _begin_round(self, now: int) -> None:
+        wait = _ROUND_MS if self.early() else _BACKLOG_ROUND_MS
+        due = self.bounded or now - self._last_round >= wait or self.intake.total_waiting() >= self.batch_events
+        self._left = self.batch_events if due else 0
+        if due:
+            self._last_round = now
 
     def heartbeat(self) -> SourceItem:
         """Progress without messages."""

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
 _ROUND_EVENTS = 100_000
-_MAX_WAITING = 400_000
+_MAX_WAITING = 300_000
 
 
 class Outcome(enum.Enum):
