@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from flows.funnel_chains import FunnelChains
-from flows.funnel_counts import FunnelCounts, increments
+from flows.funnel_counts import FirstSteps, increments
 from flows.funnel_events import StepReader
 from flows.funnel_merge import NAME, FunnelMerge
 from flows.funnel_values import Combinations
@@ -61,7 +61,7 @@ class FunnelShard:
         self._combinations = Combinations(dimensions)
         self._combinations_due = _COMBINATIONS_MIN
         self._chains = [FunnelChains(funnel, self._combinations, retain_ms) for funnel in funnels]
-        self._counts = [FunnelCounts(funnel, self._combinations) for funnel in funnels]
+        self._counts = [FirstSteps(funnel, self._combinations) for funnel in funnels]
 
     def fold(self, frame: pl.DataFrame, progress: Progress) -> Mapping[str, pl.DataFrame]:
         """Increments for the merge kernel; a frame of `INCREMENTS`."""
@@ -79,7 +79,7 @@ class FunnelShard:
             for step in (1, 2):
                 self._combinations.learn(seen.labels, frame, seen.rows(funnel, step))
             first = seen.first(funnel)
-            changes = counts.first_steps(first) + counts.chains(*chains.fold(first, seen.later(funnel)), chains.of_users)
+            changes = counts.fold(first) + chains.fold(first, seen.later(funnel))
             if changes:
                 found.append(increments(funnel, self._combinations, changes))
         return [rows for rows in found if rows.height]
@@ -87,6 +87,8 @@ class FunnelShard:
     def _forget_combinations(self) -> None:
         if len(self._combinations) > self._combinations_due:
             self._combinations.forget(np.unique(np.concatenate([chains.labels() for chains in self._chains])))
+            for chains in self._chains:
+                chains.recount()
             self._combinations_due = max(_COMBINATIONS_MIN, 2 * len(self._combinations))
 
     def snapshot(self) -> bytes:
@@ -124,7 +126,7 @@ class FunnelShard:
             for index, part in enumerate(counts.parts()):
                 part.restore(b"", [state.counts[index] for state in mine])
 
-    def _each(self) -> Iterable[tuple[Funnel, FunnelChains, FunnelCounts]]:
+    def _each(self) -> Iterable[tuple[Funnel, FunnelChains, FirstSteps]]:
         return zip(self._funnels, self._chains, self._counts, strict=True)
 
     def _pack(self, combinations: bytes, funnels: dict[str, _FunnelState]) -> bytes:

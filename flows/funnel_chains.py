@@ -3,7 +3,7 @@
 Events below the *floor* (watermark − retain) will never come any more. An entry below it is fixed, and so is its
 step 1; above it a still earlier entry or a later step 1 may come and take a chain's place. So whenever an event of a
 pair (user, held value) comes, the pair's chains are followed anew from what is kept: the chains, and the events that
-may yet count elsewhere.
+may yet count elsewhere (`flows.funnel_follow`).
 """
 
 from __future__ import annotations
@@ -15,30 +15,49 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from flows.funnel_events import EVENT, Events, FirstEvents
-from flows.funnel_steps import (
-    Chains,
-    Keys,
-    Mask,
-    carry,
-    chain_dtype,
-    entering,
-    follow,
-    latest_at,
-    slots,
-    slots_of_users,
-    unanchored,
-)
+from flows import funnel_pairs as fp
+from flows.funnel_counts import Changes
+from flows.funnel_events import FirstEvents
+from flows.funnel_store import nothing, pool, rows_of, standing, table
+from flows.funnel_tally import follow, recount_users
 from flows.funnel_values import Combinations
-from flows.kernel import Persistent
-from flows.keyed_rows import KeyedRows, among, distinct
-from flows.time_index import NEVER, TimeIndex
-from schemas.funnels import BUCKET_MS, Funnel
+from schemas.funnels import Funnel
+
+Int64s = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+Rows = tuple[Int64s, Int64s, Int64s, Int64s]  # of anchors, chains, events, entries
 
 BEFORE_ALL: Final = -(1 << 62)
-_PRUNE_EVERY_MS: Final = 300_000
-_ENTRY: Final = np.dtype([("pair", "u8"), ("entry", "i8")])
-_RECENT: Final = np.dtype([("user", "u8"), ("pair", "u8"), ("entry", "i8")])
+_FORGET_EVERY_MS: Final = 900_000
+_OUT: Final = 1 << 15
+
+
+class _Blob(msgspec.Struct, frozen=True, array_like=True):
+    """State, or what replaces it for some pairs. Matrices as bytes."""
+
+    floor: int
+    pairs: bytes  # the pairs that this replaces
+    anchors: bytes
+    chains: bytes
+    events: bytes
+    entries: bytes
+
+
+def _rules(funnel: Funnel) -> fp.Rules:
+    later = range(3, len(funnel.steps) + 1)
+    units = {unit: number for number, unit in enumerate(funnel.units)}
+    return fp.Rules(
+        enter_within=funnel.enter_within_ms,
+        finish_within=funnel.finish_within_ms,
+        remember=funnel.remember_ms,
+        later=len(later),
+        needed=np.array([funnel.needed(step) - 3 for step in later], dtype=np.int64),
+        excludes=bool(funnel.exclusions),
+        by_pair=funnel.hold_from == 1,
+        user_unit=units.get("user", -1),
+        pair_unit=units.get(funnel.pair_unit, -1),
+        pair_by_anchor=funnel.hold_from == 1,
+    )
 
 
 class FunnelChains:
@@ -49,188 +68,185 @@ class FunnelChains:
         self.floor = BEFORE_ALL
         self._combinations = combinations
         self._retain = retain_ms
-        self._pruned = BEFORE_ALL
-        self._anchor_key = "user" if funnel.hold_from == 2 else "pair"
-        self._anchors = TimeIndex(funnel.enter_within_ms, combinations.rank)
-        self._chains = KeyedRows(chain_dtype(funnel), "slot")
-        self._waiting = KeyedRows(EVENT, "pair")  # events that no chain has, or that may yet belong to another
-        self._entries = KeyedRows(_ENTRY, "pair")  # every entry that is remembered, with a chain or without
-        self._recent = KeyedRows(_RECENT, "user")  # entries at or above the floor: what a late step 1 may reach
-        self._latest_entry = BEFORE_ALL
+        self._rules = _rules(funnel)
+        self._width = fp.STEPS + 6 * self._rules.later
+        self._out = fp.Out(*(np.zeros(_OUT, dtype=np.int64) for _ in fp.Out._fields))
+        self._forget_at = BEFORE_ALL
+        self._changed: list[Int64s] | None = None  # pairs; None: nobody has asked for a snapshot yet
+        self._new_anchors: list[Int64s] = []
+        self._load(*(np.zeros((0, w), dtype=np.int64) for w in self._widths()))
 
-    def fold(self, first: FirstEvents, later: Events) -> tuple[Chains, Chains]:
-        """Take in events (any order): the chains of the pairs concerned before and after, sorted by pair and entry."""
-        self._anchors.add(getattr(first, self._anchor_key), first.time, first.label)
-        later = self._without_known_entries(later)
-        reached = self._reached_by_late(first)
-        users = np.concatenate((later["user"], reached["user"]))
-        pairs = np.concatenate((later["pair"], reached["pair"]))
-        return self._follow_pairs(users, pairs, later)
+    def _widths(self) -> tuple[int, int, int, int]:
+        return fp.BEFORE + 1, self._width, fp.E_NEXT + 1, fp.R_NEXT + 1
+
+    def fold(self, first: FirstEvents, later: Int64s) -> list[Changes]:
+        """Take in events: what changes in the rows."""
+        self._make_room(len(first.time), len(later))
+        values = self._combinations.values()
+        s = self._state
+        fp.add_anchors(s, self._rules, values, first.user, first.pair, first.time, first.label)
+        fp.add_events(s, self._rules, self.floor, later)
+        if self._changed is not None and len(first.time):
+            keys = first.pair if self._rules.by_pair else first.user
+            self._new_anchors.append(np.stack((keys, first.time, first.label, np.zeros_like(keys)), axis=1))
+        self._note_touched()
+        return self._follow(values)
+
+    def _follow(self, values: fp.Values) -> list[Changes]:
+        """Follow the touched pairs."""
+        done, found = 0, []
+        used = self._state.used
+        while done < used[fp.N_TOUCHED]:
+            start = done
+            self._make_room_for_firsts(len(self._out.cell))
+            done = follow(self._state, self._rules, values, self.floor, self._out, start)
+            if used[fp.N_OUT]:
+                found.append(Changes(*(column[: used[fp.N_OUT]].copy() for column in self._out)))
+                used[fp.N_OUT] = 0
+            elif done == start:  # one pair alone needs more
+                self._out = fp.Out(*(np.zeros(2 * len(column), dtype=np.int64) for column in self._out))
+        used[fp.N_TOUCHED] = 0
+        return found
 
     def advance(self, watermark: int) -> None:
-        """Nothing older than `watermark` − retain will come: forget what only such events could change."""
+        """Nothing older than `watermark` − retain will come: now and then forget what only such events could change."""
         self.floor = max(self.floor, watermark - self._retain)
-        if self.floor - self._pruned < _PRUNE_EVERY_MS:
+        if self.floor < self._forget_at:
             return
-        self._pruned = floor = self.floor
-        waiting = self._waiting.all()
-        overdue = waiting[waiting["time"] < floor]
-        self._follow_pairs(overdue["user"], overdue["pair"], overdue[:0])
-        self._anchors.prune(floor)
-        mature = self.funnel.matures_after_ms + BUCKET_MS
-        self._chains.prune(
-            lambda c: np.where(c["anchor"] == NEVER, c["entry"], c["anchor"] // BUCKET_MS * BUCKET_MS + mature) >= floor
-        )
-        self._entries.prune(lambda e: e["entry"] + self.funnel.remember_ms >= floor)
-        self._recent.prune(lambda e: e["entry"] >= floor)
+        started = self._forget_at > BEFORE_ALL
+        # Shards take turns, so that not all of them pause at once: the first user's hash tells their turn.
+        turn = int(self._state.anchors[0, fp.KEY]) % 16 * _FORGET_EVERY_MS // 16
+        self._forget_at = (self.floor // _FORGET_EVERY_MS + 1) * _FORGET_EVERY_MS + turn
+        if started:
+            self._forget()
 
-    def of_users(self, users: Keys) -> Chains:
-        """All chains of these users that have a step 1, in no order."""
-        chains = self._chains.find_between(*slots_of_users(users))
-        return chains[(chains["anchor"] != NEVER) & among(chains["user"], distinct(users))]
+    def _forget(self) -> None:
+        s, floor = self._state, self.floor
+        fp.touch_overdue(s, floor)
+        self._note_touched()
+        self._follow(self._combinations.values())  # what counts has been counted: no rows change
+        fp.mark_old_anchors(s, floor, self.funnel.enter_within_ms)
+        anchors, chains, events, entries = self._rows()
+        mature = chains[:, fp.ANCHOR] // fp.BUCKET * fp.BUCKET + fp.BUCKET + self.funnel.matures_after_ms
+        until = np.where(chains[:, fp.ANCHOR] == fp.NEVER, chains[:, fp.ENTRY], mature)
+        remembered = entries[:, fp.R_ENTRY] + self.funnel.remember_ms
+        self._load(anchors, chains[until >= floor], events[events[:, fp.E_TIME] >= floor], entries[remembered >= floor])
+
+    def recount(self) -> None:
+        """Codes of dimension values have changed."""
+        self._load(*self._rows())
 
     def labels(self) -> Keys:
         """Labels of dimension values in use."""
-        chains, waiting = self._chains.all(), self._waiting.all()
-        parts = (self._anchors.labels(), chains["label"], chains["anchor_label"], waiting["label"])
-        return distinct(np.concatenate(parts))
+        anchors, chains, events, _ = self._rows()
+        columns = anchors[:, fp.LABEL], chains[:, fp.ENTRY_LABEL], chains[:, fp.LATE_LABEL], events[:, fp.E_LABEL]
+        return np.unique(np.concatenate(columns).view(np.uint64))
 
-    def _without_known_entries(self, events: Events) -> Events:
-        """Leave out step 2 events that cannot begin a chain, whatever comes: the pair has an earlier entry."""
-        is_entry = events["step"] == 2
-        views = events[is_entry]
-        if not len(views):
-            return events
-        known = _by_pair(self._entries.find(distinct(views["pair"])))
-        times, settled = views["time"], self.floor + self.funnel.remember_ms
-        if len(known):
-            owner = latest_at(known["pair"], known["entry"], views["pair"], times - 1)  # at equal times the rank decides
-            until = np.minimum(known["entry"][owner] + self.funnel.remember_ms, settled)
-            views = views[(owner < 0) | (times > until)]
-        views = views[np.lexsort((views["time"], views["pair"]))]
-        begins = np.append(True, views["pair"][1:] != views["pair"][:-1])[: len(views)]
-        earliest = views["time"][begins][np.cumsum(begins) - 1]
-        views = views[(views["time"] == earliest) | (views["time"] > settled)]
-        return np.concatenate((views, events[~is_entry]))
-
-    def _reached_by_late(self, first: FirstEvents) -> npt.NDArray[np.void]:
-        """Recent entries at or after one of these step 1 events of their user: it may be a later step 1 for them."""
-        first = first.take(first.time <= self._latest_entry)
-        entries = self._recent.find(distinct(first.user)) if len(first.user) else self._recent.all()[:0]
-        if not len(entries):
-            return entries
-        first = first.take(among(first.user, distinct(entries["user"])))
-        first = first.take(np.lexsort((first.time, first.user)))
-        return entries[latest_at(first.user, first.time, entries["user"], entries["entry"]) >= 0]
-
-    def _follow_pairs(self, users: Keys, pairs: Keys, new: Events) -> tuple[Chains, Chains]:
-        """Follow the chains of `pairs` (of `users`, several times perhaps) anew, with events `new` of theirs."""
-        if not len(pairs):
-            nothing = np.empty(0, dtype=self._chains.dtype)
-            return nothing, nothing
-        old = _by_pair(self._chains.take(distinct(slots(users, pairs))))
-        waited = self._waiting.take(distinct(pairs))
-        entering, waits_to_enter = new["step"] == 2, waited["step"] == 2
-        chains, idle = self._enter(old, waited[waits_to_enter], new[entering])
-        open_ = np.flatnonzero(chains["entry"] >= self.floor)
-        anchor, label = self._anchors.latest(chains[self._anchor_key][open_], chains["entry"][open_])
-        chains["anchor"][open_], chains["anchor_label"][open_] = anchor, label
-        waited = waited[~waits_to_enter]
-        before, _ = follow(self.funnel, old, waited)
-        events = np.concatenate((waited, new[~entering]))
-        after, counted = follow(self.funnel, chains, events)
-        safe = counted & self._is_safe(events)
-        stored = after if safe.sum() == counted.sum() else follow(self.funnel, chains, events[safe])[0]
-        self._chains.put(stored[(stored["anchor"] != NEVER) | (stored["entry"] >= self.floor)])
-        self._waiting.put(np.concatenate((idle, events[~safe & (events["time"] >= self.floor)])))
-        return before, after
-
-    def _is_safe(self, events: Events) -> Mask:
-        """Which events, if they count for a chain, count for any chain that could still take that one's place."""
-        if self.funnel.exclusions:  # one may still come before them
-            safe: Mask = events["time"] < self.floor
-        else:
-            safe = events["time"] <= self.floor + self.funnel.finish_within_ms
-        return safe
-
-    def _enter(self, old: Chains, waited: Events, new: Events) -> tuple[Chains, Events]:
-        """Chains after the step 2 events `new`, sorted by pair and entry, and the step 2 events to keep waiting."""
-        settled = self.floor + self.funnel.remember_ms
-        pairs = distinct(new["pair"])
-        if not len(pairs):
-            return old.copy(), waited[waited["time"] > settled]
-        asked = among(waited["pair"], pairs)
-        views = np.concatenate((waited[asked], new))
-        mine = among(old["pair"], pairs)
-        known = self._entries.take(pairs)
-        if len(old):
-            held = latest_at(old["pair"], old["entry"], known["pair"], known["entry"])
-            known = known[(held < 0) | (old["entry"][held] != known["entry"])]
-        candidates = np.concatenate(
-            (
-                old[mine],
-                unanchored(self.funnel, views["user"], views["pair"], views["time"], views["label"]),
-                unanchored(self.funnel, known["pair"], known["pair"], known["entry"], known["pair"]),
-            )
+    def _rows(self) -> Rows:
+        """The living rows of the four pools."""
+        s = self._state
+        used = (
+            s.anchors[: s.used[fp.N_ANCHORS]],
+            s.chains[: s.used[fp.N_CHAINS]],
+            s.events[: s.used[fp.N_EVENTS]],
+            s.entries[: s.used[fp.N_ENTRIES]],
         )
-        of_old, of_view = int(mine.sum()), int(mine.sum()) + len(views)
-        source = np.arange(len(candidates))
-        rank = np.zeros(len(candidates), dtype=np.uint64)
-        rank[:of_view] = self._combinations.rank(candidates["label"][:of_view])
-        order = np.lexsort((rank, candidates["entry"], candidates["pair"]))
-        candidates, source = candidates[order], source[order]
-        begins = entering(candidates["pair"], candidates["entry"], self.funnel.remember_ms)
-        chains = candidates[begins]
-        carry(chains, candidates[~begins & (source < of_old)])
-        self._remember(chains, candidates[begins & (source >= of_old) & (source < of_view)])
-        idle = views[source[~begins & (source >= of_old) & (source < of_view)] - of_old]
-        idle = np.concatenate((waited[~asked], idle))
-        chains = chains[source[begins] < of_view]
-        if not mine.all():
-            chains = _by_pair(np.concatenate((old[~mine], chains)))
-        return chains, idle[idle["time"] > settled]
+        anchors, chains, events, entries = (rows[rows[:, 0] != fp.DEAD] for rows in used)
+        return anchors, chains, events, entries
 
-    def _remember(self, chains: Chains, begun: Chains) -> None:
-        """Keep the entries of `chains`; those of `begun` have just come."""
-        entries = np.empty(len(chains), dtype=_ENTRY)
-        entries["pair"], entries["entry"] = chains["pair"], chains["entry"]
-        self._entries.put(entries)
-        self._note_recent(begun)
+    def _load(self, anchors: Int64s, chains: Int64s, events: Int64s, entries: Int64s) -> None:
+        """Lay out pools and tables anew with these rows."""
+        s = self._state = nothing(self._widths())
+        _, many = np.unique(chains[:, fp.PAIR], return_counts=True)
+        s.used[fp.MOST_CHAINS] = many.max(initial=0)
+        self._make_room(len(anchors), len(chains) + len(events) + len(entries))
+        s, values = self._state, self._combinations.values()
+        fp.link_anchors(s, values, anchors[np.argsort(anchors[:, fp.TIME], kind="stable")])
+        s.chains[: len(chains)] = chains
+        s.used[fp.N_CHAINS] = len(chains)
+        fp.link_chains(s, len(chains))
+        # Before the entries are known, so that none of the events is left out.
+        fp.add_events(s, self._rules, self.floor, events[np.argsort(events[:, fp.E_TIME], kind="stable")])
+        fp.add_entries(s, entries)
+        s.heads[:, fp.TOUCHED] = 0
+        s.used[fp.N_TOUCHED] = 0
+        if self._rules.user_unit >= 0:
+            self._make_room_for_firsts(len(chains) * (1 + self._rules.later) * values.codes.shape[1])
+            recount_users(self._state, self._rules, values, len(chains))
 
-    def _note_recent(self, chains: Chains) -> None:
-        if len(chains):
-            recent = np.empty(len(chains), dtype=_RECENT)
-            recent["user"], recent["pair"], recent["entry"] = chains["user"], chains["pair"], chains["entry"]
-            self._recent.put(recent)
-            self._latest_entry = max(self._latest_entry, int(chains["entry"].max()))
+    def _make_room(self, anchors: int, events: int) -> None:
+        """Let pools and tables hold so many more step 1 times, and what so many more events may begin."""
+        s, used = self._state, self._state.used
+        begun = events + int(used[fp.N_VIEWS])
+        anchor_keys, anchor_heads = table(used[fp.N_ANCHOR_KEYS] + anchors, s.anchor_keys, s.anchor_heads)
+        user_keys, user_heads, user_latest = table(used[fp.N_USERS] + begun, s.user_keys, s.user_heads, s.user_latest)
+        pair_keys, heads = table(used[fp.N_PAIRS] + events, s.pair_keys, s.heads)
+        waiting = pool(s.events, used[fp.N_EVENTS] + events)
+        self._state = s._replace(
+            anchors=pool(s.anchors, used[fp.N_ANCHORS] + anchors),
+            anchor_keys=anchor_keys,
+            anchor_heads=anchor_heads,
+            chains=pool(s.chains, used[fp.N_CHAINS] + begun),
+            user_keys=user_keys,
+            user_heads=user_heads,
+            user_latest=user_latest,
+            events=waiting,
+            entries=pool(s.entries, used[fp.N_ENTRIES] + begun),
+            pair_keys=pair_keys,
+            heads=heads,
+            touched=pool(s.touched, len(pair_keys)),
+            scratch=pool(s.scratch, len(waiting)),
+            old=pool(s.old, used[fp.MOST_CHAINS] + 1),
+            mine=pool(s.mine, used[fp.MOST_CHAINS] + begun + 1),
+        )
+
+    def _make_room_for_firsts(self, more: int) -> None:
+        s = self._state
+        keys, scores = table(s.used[fp.N_FIRSTS] + more, s.first_keys, s.first_scores)
+        self._state = s._replace(first_keys=keys, first_scores=scores)
+
+    def _note_touched(self) -> None:
+        if self._changed is not None:
+            self._changed.append(self._state.pair_keys[self._state.touched[: self._state.used[fp.N_TOUCHED]]])
 
     def snapshot(self) -> bytes:
         """See `flows.kernel.Persistent`."""
-        return self._pack([part.snapshot() for part in self._parts()])
+        self._changed, self._new_anchors = [], []
+        return self._pack(np.zeros(0, dtype=np.int64), *self._rows())
 
     def delta(self) -> bytes:
-        """See `flows.kernel.Persistent`."""
-        blobs = [part.delta() for part in self._parts()]
-        return self._pack(blobs) if any(blobs) else b""
+        """See `flows.kernel.Persistent`: new step 1 times, and all rows of the pairs that were followed."""
+        if self._changed is None:
+            return self.snapshot()
+        if not self._changed:
+            return b""
+        pairs = np.unique(np.concatenate(self._changed))
+        anchors = np.concatenate([*self._new_anchors, np.zeros((0, fp.BEFORE + 1), dtype=np.int64)])
+        self._changed, self._new_anchors = [], []
+        if not len(pairs) and not len(anchors):
+            return b""
+        chains, events, entries = (rows_of(self._state, pairs, head) for head in (fp.CHAINS, fp.EVENTS, fp.ENTRIES))
+        return self._pack(pairs, anchors, chains, events, entries)
 
     def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
         """See `flows.kernel.Persistent`."""
-        blobs = [msgspec.msgpack.decode(b, type=tuple[int, list[bytes]]) for b in (snapshot, *deltas) if b]
-        self.floor = blobs[-1][0] if blobs else BEFORE_ALL
-        self._pruned = BEFORE_ALL
-        for index, part in enumerate(self._parts()):
-            part.restore(b"", [parts[index] for _, parts in blobs])
-        self._recent, self._latest_entry = KeyedRows(_RECENT, "user"), BEFORE_ALL
-        chains = self._chains.all()
-        self._note_recent(chains[chains["entry"] >= self.floor])
+        blobs = [msgspec.msgpack.decode(blob, type=_Blob) for blob in (snapshot, *deltas) if blob]
+        blobs = blobs or [_Blob(BEFORE_ALL, b"", b"", b"", b"", b"")]
+        self.floor, self._forget_at = blobs[-1].floor, BEFORE_ALL
+        of_anchors, of_chains, of_events, of_entries = self._widths()
+        replaced = [np.frombuffer(blob.pairs, dtype="<i8") for blob in blobs]
+        self._load(
+            np.concatenate([_matrix(blob.anchors, of_anchors) for blob in blobs]),
+            standing([_matrix(blob.chains, of_chains) for blob in blobs], replaced),
+            standing([_matrix(blob.events, of_events) for blob in blobs], replaced),
+            standing([_matrix(blob.entries, of_entries) for blob in blobs], replaced),
+        )
+        self._changed, self._new_anchors = [], []
 
-    def _pack(self, blobs: list[bytes]) -> bytes:
-        return msgspec.msgpack.encode((self.floor, blobs))
-
-    def _parts(self) -> tuple[Persistent, ...]:
-        return self._anchors, self._chains, self._waiting, self._entries
+    def _pack(self, pairs: Int64s, anchors: Int64s, chains: Int64s, events: Int64s, entries: Int64s) -> bytes:
+        matrices = (pairs, anchors, chains, events, entries)
+        return msgspec.msgpack.encode(_Blob(self.floor, *(matrix.tobytes() for matrix in matrices)))
 
 
-def _by_pair(rows: Chains) -> Chains:
-    """Chains or entries sorted by pair and entry."""
-    return rows[np.lexsort((rows["entry"], rows["pair"]))]
+def _matrix(blob: bytes, width: int) -> Int64s:
+    return np.frombuffer(blob, dtype="<i8").reshape(-1, width).astype(np.int64)

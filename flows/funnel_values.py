@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from flows.keyed_rows import among
+from flows.funnel_pairs import ABSENT, Values
 from schemas.events import ALL
 from schemas.hashing import hash64, mix
 
 Keys = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int32]
 
-ABSENT = -1
 _LABEL = "label"
 
 
@@ -97,6 +96,10 @@ class Combinations:
         values = hash64(pl.Series([value for _, value in self.names[known:]], dtype=pl.String)).to_numpy()
         self.hashes = np.concatenate((self.hashes, mix(self._dimension_hashes[columns], values)))
 
+    def values(self) -> Values:
+        """What compiled code asks of the combinations."""
+        return Values(self._labels, self._ranks, self._codes)
+
     def rank(self, labels: Keys) -> Keys:
         """A stable number per combination: of two events of one user and millisecond the one with the higher counts."""
         return self._ranks[np.searchsorted(self._labels, labels)]
@@ -133,10 +136,22 @@ class Combinations:
         for blob in (snapshot, *deltas):
             if blob:
                 frame = pl.read_ipc(io.BytesIO(blob))
-                new = frame.filter(pl.Series(~among(frame[_LABEL].to_numpy(), self._labels))).unique(_LABEL).sort(_LABEL)
+                new = (
+                    frame.filter(pl.Series(~among(frame[_LABEL].to_numpy(), self._labels))).unique(_LABEL).sort(_LABEL)
+                )
                 if new.height:
                     self._add(new)
         self._fresh = []
+
+
+def among(keys: Keys, held: Keys) -> npt.NDArray[np.bool_]:
+    """Which of `keys` are in `held` (ascending)."""
+    if not len(held):
+        return np.zeros(len(keys), dtype=np.bool_)
+    at = np.searchsorted(held, keys)
+    at[at == len(held)] = 0
+    mask: npt.NDArray[np.bool_] = held[at] == keys
+    return mask
 
 
 def _pack(frames: list[pl.DataFrame]) -> bytes:

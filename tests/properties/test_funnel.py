@@ -55,7 +55,16 @@ TWO_STEPS = Funnel(
 )
 
 _STEPS = [0, 0, 1, 1, 2, 1000, 7 * MINUTE, 30 * MINUTE - 1, 30 * MINUTE, 30 * MINUTE + 1, 40 * MINUTE, HOUR]
-_JUMPS = [20 * MINUTE, 50 * MINUTE, 2 * HOUR, 24 * HOUR - 1, 24 * HOUR, 24 * HOUR + 1, 10 * 24 * HOUR, 10 * 24 * HOUR + 1]
+_JUMPS = [
+    20 * MINUTE,
+    50 * MINUTE,
+    2 * HOUR,
+    24 * HOUR - 1,
+    24 * HOUR,
+    24 * HOUR + 1,
+    10 * 24 * HOUR,
+    10 * 24 * HOUR + 1,
+]
 
 
 @dataclass(frozen=True)
