@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -98,18 +99,22 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
         self._usage = _Usage(self._process.pid, self.store / "endpoint.json")
         self._usage.start()
 
-    def wait_until_reading(self, seconds: float) -> float:
-        """The moment (monotonic) when start-up was over and reading began.
-
-        The engine makes `recovery/alignment` last of all it prepares, right before its worker opens the partitions, so
-        interpreter, store, migration and offsets' look-up are before this moment and all work on events is after it.
-        """
+    def wait_until_prepared(self, seconds: float) -> float:
+        """The moment (epoch s) when interpreter, store, tables and offsets were ready: `recovery/alignment` is the last."""
         begun = self.store / "recovery" / "alignment"
         give_up = time.monotonic() + seconds
         while not begun.exists():
-            self.check(give_up, "start to read")
+            self.check(give_up, "prepare")
             time.sleep(_POLL_SECONDS)
-        return time.monotonic()
+        return time.time()
+
+    def reading_since(self, prepared: float) -> float:
+        """The moment (epoch s) when reading began: the log's first line `reading`; without one, `prepared`."""
+        for line in self._log.read_bytes().splitlines():
+            if b'"reading"' in line:
+                with suppress(ValueError, KeyError):
+                    return datetime.fromisoformat(json.loads(line)["timestamp"]).timestamp()
+        return prepared
 
     def reader(self) -> StoreReader:
         """A connection to the store's read-only endpoint, once it is up."""

@@ -1,7 +1,7 @@
 """Throughput: what a no-op loop reads from a real broker, and what the engine makes of the same messages, in turn.
 
-Engine time is from the moment it begins to read (`EngineProcess.wait_until_reading`; start-up of interpreter and store
-is not throughput) until every event shows in the views: the ledger, and the sums of each family's view.
+Engine time is from the moment it begins to read (`EngineProcess.reading_since`; start-up of interpreter and store is no
+throughput) until every event shows in the views: the ledger, and the sums of each family's view.
 """
 
 from __future__ import annotations
@@ -163,11 +163,12 @@ def engine_run(home: Path, settings: Mapping[str, object], truths: Sequence[Trut
     """
     count = next(truth.visible for truth in truths if truth.view is LEDGER)
     with EngineProcess(home, settings) as engine:
-        began = engine.wait_until_reading(_START_SECONDS)
+        prepared = engine.wait_until_prepared(_START_SECONDS)
         cpu_before, store_cpu_before = (cost.cpu_s for cost in engine.costs())
         reader = engine.reader()
         ledger_at = _until_counted(engine, reader, count)
         visible_at = _until_visible(engine, reader, truths, also) or ledger_at
+        began = engine.reading_since(prepared)
         cost, store_cost = engine.costs()
         wrong = [sentence for truth in truths for sentence in differences(truth, _read(reader, truth))]
         reader.close()
@@ -187,16 +188,16 @@ def _read(reader: StoreReader, truth: Truth) -> pl.DataFrame:
 
 
 def _until_counted(engine: EngineProcess, reader: StoreReader, count: int) -> float:
-    """When (monotonic) the ledger shows all messages."""
+    """When (epoch s) the ledger shows all messages."""
     give_up = time.monotonic() + _VISIBLE_SECONDS + count / _SLOWEST_PER_S
     while (counted := reader.numbers("SELECT sum(consumed) FROM ingest_ledger")[0]) < count:
         engine.check(give_up, f"count more than {counted:,.0f} of {count:,} messages")
         time.sleep(_FAR_POLL_SECONDS if counted < count / 2 else _NEAR_POLL_SECONDS)
-    return time.monotonic()
+    return time.time()
 
 
 def _until_visible(engine: EngineProcess, reader: StoreReader, truths: Sequence[Truth], also: str) -> float | None:
-    """When (monotonic) all views add up; None if they do not in time: the comparison tells what is missing."""
+    """When (epoch s) all views add up; None if they do not in time: the comparison tells what is missing."""
     query = "SELECT " + ", ".join([also, *(truth.view.visible_sql() for truth in truths)])
     expected = [0, *(truth.visible for truth in truths)]
     give_up = time.monotonic() + _VISIBLE_SECONDS
@@ -205,7 +206,7 @@ def _until_visible(engine: EngineProcess, reader: StoreReader, truths: Sequence[
             return None
         engine.check(give_up + 1, "show all events")
         time.sleep(_NEAR_POLL_SECONDS)
-    return time.monotonic()
+    return time.time()
 
 
 def _fill(broker: Broker, events: pl.DataFrame, say: Say) -> float:

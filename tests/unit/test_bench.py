@@ -17,7 +17,7 @@ import pytest
 import zstandard
 
 from flows import bench_latency, bench_throughput, bench_truth
-from flows.bench_engine import _Usage
+from flows.bench_engine import EngineProcess, _Usage
 from flows.bench_latency import Latency, Probes, percentile
 from flows.bench_throughput import Throughput, noop
 from flows.bench_traffic import DISORDER_MS, SHARES, encode, make_events, produce, write_ndjson
@@ -263,3 +263,14 @@ def test_a_benchmark_keeps_what_an_earlier_one_left(tmp_path: Path) -> None:
         Throughput(runs=0)
     with pytest.raises(Usage):
         Latency(rate=0)
+
+
+def test_reading_begins_when_the_log_says_so_else_when_all_was_prepared(tmp_path: Path) -> None:
+    engine = EngineProcess.__new__(EngineProcess)
+    engine._log = tmp_path / "engine.log"
+    engine._log.write_text("not JSON\n")
+    assert engine.reading_since(5.0) == 5
+    with engine._log.open("a") as log:
+        for second in ("01", "02"):
+            log.write(json.dumps({"event": "reading", "timestamp": f"2026-02-01T00:00:{second}.250000Z"}) + "\n")
+    assert engine.reading_since(5.0) == 1_769_904_001.25
