@@ -99,14 +99,14 @@ def _to_ledger(increments: list[pl.DataFrame], p: SourceProgress) -> MergeItem:
 def shard_keys(shards: int) -> list[str]:
     """Key names of the shards, chosen so that any number of workers gets an even share.
 
-    Bytewax sends a key to worker SipHash-1-3(key) mod workers. The salts make the hash of shard i's name ≡ i (mod 64), so
-    1, 2, 4, … workers get equal shares.
+    Bytewax sends a key to worker SipHash-1-3(key) mod workers. The salts make the hash of shard i's name ≡ i
+    (mod 64), so 1, 2, 4, … workers get equal shares.
     """
     return [f"shard-{shard:02d}-{_SALTS[shard]}" for shard in range(shards)]
 
 
 _SALTS = (
-    226, 52, 82, 3, 4, 49, 86, 46, 32, 19, 76, 18, 53, 31, 152, 38, 24, 34, 12, 434, 20, 8, 112, 19, 79, 72, 0, 59, 339, 0,
-    46, 25, 107, 127, 123, 60, 148, 24, 19, 181, 114, 66, 20, 2, 24, 138, 42, 23, 58, 25, 7, 74, 16, 97, 75, 162, 22, 197,
-    8, 21, 105, 59, 0, 111,
+    226, 52, 82, 3, 4, 49, 86, 46, 32, 19, 76, 18, 53, 31, 152, 38, 24, 34, 12, 434, 20, 8, 112, 19, 79, 72, 0, 59, 339,
+    0, 46, 25, 107, 127, 123, 60, 148, 24, 19, 181, 114, 66, 20, 2, 24, 138, 42, 23, 58, 25, 7, 74, 16, 97, 75, 162, 22,
+    197, 8, 21, 105, 59, 0, 111,
 )  # fmt: skip

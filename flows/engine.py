@@ -1,4 +1,4 @@
-"""The engine as a whole: prepare store and recovery, run the workers, drain them on SIGTERM and Ctrl-C; and backfill."""
+"""The engine as a whole: prepare store and recovery, run the workers, drain them on SIGTERM; and backfill."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 _BACKFILL_ROUND_EVENTS = 200_000
 _BACKFILL_EPOCH = timedelta(seconds=5)
+_GOOD_ENDS = (Outcome.DRAINED.value, Outcome.TOPOLOGY_CHANGED.value)
 _LATE_SHARE_ACCEPTED = 0.01
 _VERSION_FINAL_BIT = 1 << 63
 _VERSION_GENERATION_SHIFT = 48
@@ -69,8 +70,9 @@ def _prepare(settings: Settings, recovery: RecoveryDir, address: StoreAddress, l
         if not recovery.started:
             if not store.is_empty():
                 raise Stop(
-                    f"the store {settings.store} has rows but {recovery.path} has no recovery state: reading from {settings.from_} "
-                    "would count events again. Restore the recovery directory, or start with an empty store"
+                    f"the store {settings.store} has rows but {recovery.path} has no recovery state: "
+                    f"reading from {settings.from_} would count events again. "
+                    "Restore the recovery directory, or start with an empty store"
                 )
             recovery.begin(settings.shards, first_offsets(settings, lanes))
         stored = (store.max_version() & ~_VERSION_FINAL_BIT) >> _VERSION_GENERATION_SHIFT
@@ -102,14 +104,16 @@ def _supervise(plan: WorkerPlan, drain: threading.Event) -> Outcome:
             for process in alive:
                 process.terminate()
         codes = [p.exitcode for p in workers if p.exitcode is not None]
-        if any(code not in (Outcome.DRAINED.value, Outcome.TOPOLOGY_CHANGED.value) for code in codes):
+        if not all(code in _GOOD_ENDS for code in codes):
             for process in alive:
                 process.kill()
         time.sleep(0.05)
-    codes = [p.exitcode for p in workers]
-    if all(code in (Outcome.DRAINED.value, Outcome.TOPOLOGY_CHANGED.value) for code in codes):
+    codes = [p.exitcode for p in workers if p.exitcode is not None]
+    if all(code in _GOOD_ENDS for code in codes):
         return Outcome.TOPOLOGY_CHANGED if Outcome.TOPOLOGY_CHANGED.value in codes else Outcome.DRAINED
-    raise Stop(f"workers ended with exit codes {codes}; what they said stands above. State is kept: start again to resume")
+    raise Stop(
+        f"workers ended with exit codes {codes}; what they said stands above. State is kept: start again to resume"
+    )
 
 
 def _of_worker(plan: WorkerPlan, index: int) -> WorkerPlan:
@@ -137,7 +141,9 @@ def _store(settings: Settings, *, replace: bool = False) -> Iterator[StoreAddres
     started: embedded.Embedded | None = None
     try:
         if settings.is_server:
-            address = StoreAddress(settings.store, settings.store_user or "default", settings.password(), settings.database)
+            address = StoreAddress(
+                settings.store, settings.store_user or "default", settings.password(), settings.database
+            )
         else:
             started = embedded.start(settings.store_dir, die_with_parent=True)
             address = StoreAddress(started.url, started.user, started.token, settings.database)
@@ -189,7 +195,9 @@ def backfill(files: Sequence[Path], settings: Settings, *, replace: bool = False
         empty = store.is_empty()
         store.close()
         if not empty:
-            raise Usage(f"the store {settings.store} is not empty: --replace empties it first, or name another with --store")
+            raise Usage(
+                f"the store {settings.store} is not empty: --replace empties it first, or name another with --store"
+            )
         feed = _backfill_into(files, settings, address)
     return _judge_lateness(feed, settings, allow_late=allow_late)
 
@@ -210,7 +218,9 @@ def _backfill_into(files: Sequence[Path], settings: Settings, address: StoreAddr
     finally:
         feed.close()
     seconds = time.monotonic() - began
-    log.info("backfill done", lines=feed.lines, seconds=round(seconds, 2), lines_per_s=round(feed.lines / max(seconds, 1e-9)))
+    log.info(
+        "backfill done", lines=feed.lines, seconds=round(seconds, 2), lines_per_s=round(feed.lines / max(seconds, 1e-9))
+    )
     return feed
 
 
@@ -218,9 +228,13 @@ def _judge_lateness(feed: FileFeed, settings: Settings, *, allow_late: bool) -> 
     if feed.late <= feed.lines * _LATE_SHARE_ACCEPTED or allow_late:
         return OK
     would_do = format_duration(feed.worst_lateness_ms)
+    wait = format_duration(settings.out_of_orderness_ms)
     log.error(
-        f"{feed.late} of {feed.lines} events are late under --out-of-orderness {format_duration(settings.out_of_orderness_ms)}: "
-        f"they are in late_events and count nowhere. --out-of-orderness {would_do} would do; --allow-late accepts the loss"
+        "too many events are late: they are in late_events and count nowhere. "
+        "Wait longer for them (fix), or accept the loss with --allow-late",
+        late=feed.late,
+        lines=feed.lines,
+        out_of_orderness=wait,
+        fix=f"--out-of-orderness {would_do}",
     )
     return CHECK_FAILED
-

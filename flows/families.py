@@ -95,9 +95,17 @@ def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:
     heats = [own if heat == TOPIC_HEAT else heat for heat in declared.heats]
     for heat in heats:
         if (heat.heat_table, heat.lifecycle_table) != (TOPIC_HEAT.heat_table, TOPIC_HEAT.lifecycle_table):
-            raise BadSetting("declare", heat.name, f"the store has no tables {heat.heat_table}, {heat.lifecycle_table}; leave them out")
+            raise BadSetting(
+                "declare",
+                heat.name,
+                f"the store has no tables {heat.heat_table}, {heat.lifecycle_table}; leave them out",
+            )
         if heat.name != TOPIC_HEAT.name and len(heats) > 1:
-            raise BadSetting("declare", heat.name, f"one heat fills topic_heat: name it {TOPIC_HEAT.name!r}, so that it replaces the built-in one")
+            raise BadSetting(
+                "declare",
+                heat.name,
+                f"one heat fills topic_heat: name it {TOPIC_HEAT.name!r}, so that it replaces the built-in one",
+            )
     return [replace(heat, retain_minutes=retain) for heat in heats]
 
 

@@ -50,7 +50,13 @@ class FileFeed:
     """A thread that reads the files in turn, a batch of each, and puts their parts into the intake."""
 
     def __init__(
-        self, files: Sequence[Path], intake: Intake, builder: PartBuilder, *, batch_lines: int, max_waiting: int,
+        self,
+        files: Sequence[Path],
+        intake: Intake,
+        builder: PartBuilder,
+        *,
+        batch_lines: int,
+        max_waiting: int,
         clock: Callable[[], int],
     ) -> None:
         self._files = {file_name(i): path for i, path in enumerate(files)}
@@ -94,7 +100,10 @@ class FileFeed:
             self.failure = error
 
     def _read(self) -> None:
-        lanes = {name: _Reader(index, read_batches(path, self._batch)) for index, (name, path) in enumerate(self._files.items())}
+        lanes = {
+            name: _Reader(index, read_batches(path, self._batch))
+            for index, (name, path) in enumerate(self._files.items())
+        }
         while lanes and not self._stop.is_set():
             waiting = self._intake.waiting()
             total = sum(waiting.values())

@@ -18,7 +18,6 @@ from flows.messages import MAX_TIME, MIN_TIME, Slice, SourceProgress
 from flows.parts import Part
 from flows.watermark import PartitionTime, SourceClock, TimeBounds
 
-
 _CHUNK_MESSAGES = 20_000
 
 
@@ -114,7 +113,8 @@ class Intake:
         with self._lock:
             limit = self._limit()
             return not any(
-                lane.waiting and MIN_TIME < limit and min(lane.front(), lane.time.max_event_time) <= limit for lane in self._lanes.values()
+                lane.waiting and limit > MIN_TIME and min(lane.front(), lane.time.max_event_time) <= limit
+                for lane in self._lanes.values()
             )
 
     def lagging(self, limit_ms: int) -> bool:
@@ -139,7 +139,7 @@ class Intake:
                 return None
             part, limit = lane.waiting[0], self._limit()
             count = part.up_to(limit)
-            if MIN_TIME < limit and lane.time.max_event_time <= limit:
+            if limit > MIN_TIME and lane.time.max_event_time <= limit:
                 # Sparse history: a chunk of messages may overshoot, else a round would advance by minutes of silence.
                 count = max(count, min(len(part), _CHUNK_MESSAGES))
             count = min(count, most)

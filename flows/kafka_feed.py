@@ -27,7 +27,8 @@ TUNING = {
     "queued.min.messages": 1_000_000,
     "queued.max.messages.kbytes": 131_072,
     "fetch.wait.max.ms": 50,
-    "fetch.message.max.bytes": 2 << 20,  # larger ones come as long runs of one partition, for which the others must wait
+    "fetch.message.max.bytes": 2
+    << 20,  # larger ones come as long runs of one partition, for which the others must wait
     "fetch.max.bytes": 64 << 20,
     "fetch.queue.backoff.ms": 1,
 }
@@ -35,7 +36,18 @@ TUNING = {
 
 Rows = npt.NDArray[np.int64]
 
-_FATAL = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})  # noqa: SLF001
+_FATAL = frozenset(
+    {
+        # Underscored names are the library's public ones for errors of its own.
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
 _DECODE_APART = 1_000
 _POLL_SECONDS = 0.05
 _CHUNK = 2_000  # messages a call: it holds the GIL while it makes their objects, and the dataflow waits
@@ -51,7 +63,7 @@ def lane_name(topic: str, partition: int) -> str:
 class KafkaFeed:
     """Fetches, decodes and puts parts into an intake. `prefix` stands before each topic's name at the broker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all of it is of one thing
         self,
         consumer: Consumer,
         intake: Intake,
@@ -256,7 +268,7 @@ _topic = cast("Callable[[Message], str]", Message.topic)  # None only for messag
 
 
 def _by_topic(messages: list[Message]) -> Iterator[tuple[str, list[Message]]]:
-    """Messages that are decoded together: a large partition by itself, which spares taking it apart, small ones by topic."""
+    """Messages to decode together: a large partition by itself, so that nothing is taken apart; small ones by topic."""
     topics = list(map(_topic, messages))
     numbers = {name: number for number, name in enumerate(sorted(set(topics)))}
     lanes = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=len(messages)) * len(numbers)

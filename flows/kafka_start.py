@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from flows.errors import DependencyDown, Stop
 from flows.kafka_feed import TUNING, KafkaFeed, lane_name
@@ -34,10 +35,13 @@ def list_lanes(settings: Settings) -> frozenset[Lane]:
         metadata = AdminClient({**settings.client_properties()}).list_topics(timeout=_TIMEOUT_SECONDS)
     except KafkaException as error:
         raise DependencyDown(
-            f"no Kafka broker answers at {settings.brokers} ({error.args[0].str()}); start one (make kafka) or set --brokers"
+            f"no Kafka broker answers at {settings.brokers} ({error.args[0].str()}); "
+            "start one (make kafka) or name another with --brokers"
         ) from None
     found = ((name, metadata.topics.get(settings.topic(name))) for name in TOPICS)
-    return frozenset((name, p) for name, topic in found if topic is not None and not topic.error for p in topic.partitions)
+    return frozenset(
+        (name, p) for name, topic in found if topic is not None and not topic.error for p in topic.partitions
+    )
 
 
 def absent_topics(lanes: Iterable[Lane]) -> list[str]:
@@ -64,15 +68,22 @@ def make_consumer(settings: Settings) -> Consumer:
 def log_ends(settings: Settings, lanes: Iterable[Lane]) -> dict[str, tuple[int, int]]:
     """Lane name → first offset that the broker has, and the offset after its last."""
     admin = AdminClient({**settings.client_properties()})
-    places = {TopicPartition(settings.topic(topic), partition): lane_name(topic, partition) for topic, partition in lanes}
+    places = {
+        TopicPartition(settings.topic(topic), partition): lane_name(topic, partition) for topic, partition in lanes
+    }
     answers = [
         admin.list_offsets(dict.fromkeys(places, spec), request_timeout=_TIMEOUT_SECONDS)
         for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
     ]
     try:
-        return {name: (answers[0][place].result().offset, answers[1][place].result().offset) for place, name in places.items()}
+        return {
+            name: (answers[0][place].result().offset, answers[1][place].result().offset)
+            for place, name in places.items()
+        }
     except KafkaException as error:
-        raise DependencyDown(f"cannot list the offsets of the topics at {settings.brokers}: {error.args[0].str()}") from None
+        raise DependencyDown(
+            f"cannot list the offsets of the topics at {settings.brokers}: {error.args[0].str()}"
+        ) from None
 
 
 def first_offsets(settings: Settings, lanes: Iterable[Lane]) -> dict[str, int]:
@@ -89,7 +100,9 @@ def first_offsets(settings: Settings, lanes: Iterable[Lane]) -> dict[str, int]:
         consumer.close()
     names = {place.topic + "/" + str(place.partition): place.offset for place in found}
     return {
-        lane_name(topic, partition): high if (offset := names[f"{settings.topic(topic)}/{partition}"]) == _OFFSET_END else offset
+        lane_name(topic, partition): high
+        if (offset := names[f"{settings.topic(topic)}/{partition}"]) == _OFFSET_END
+        else offset
         for topic, partition in lanes
         for _, high in [ends[lane_name(topic, partition)]]
     }
@@ -99,7 +112,11 @@ class ResumingFeed:
     """Opens partitions of a Kafka feed at checked offsets (the `Feed` of flows.source)."""
 
     def __init__(
-        self, feed: KafkaFeed, settings: Settings, lanes: Iterable[Lane], first: dict[str, int],
+        self,
+        feed: KafkaFeed,
+        settings: Settings,
+        lanes: Iterable[Lane],
+        first: dict[str, int],
         record_loss: Callable[[str, int, int, int], None],
     ) -> None:
         self._feed, self._settings, self._first = feed, settings, first
@@ -136,8 +153,8 @@ class ResumingFeed:
             what = f"starts at {low}" if gone else f"ends at {high}: was the topic deleted and made anew?"
             if not self._settings.accept_loss:
                 raise Stop(
-                    f"partition {partition} of topic {place.topic}: the next offset to read is {wanted}, but Kafka's log {what}. "
-                    f"Messages are missing; --accept-loss goes on at {low} and records the gap"
+                    f"partition {partition} of topic {place.topic}: the next offset to read is {wanted}, "
+                    f"but Kafka's log {what}. Messages are missing; --accept-loss goes on at {low} and records the gap"
                 )
             self._record_loss(topic, partition, wanted, low)
             log.warning("offsets lost", topic=topic, partition=partition, wanted=wanted, low=low, high=high)

@@ -48,7 +48,7 @@ class ShardKernel(Persistent, Protocol):
     columns: frozenset[str]
 
     def fold(self, frame: pl.DataFrame, progress: Progress) -> Mapping[str, pl.DataFrame]:
-        """Increments per merge kernel's name for these accepted events (any order). An empty frame still expires state."""
+        """Increments per merge kernel's name for these events (any order). An empty frame expires state, too."""
 
 
 class MergeKernel(Persistent, Protocol):
@@ -60,6 +60,9 @@ class MergeKernel(Persistent, Protocol):
         """Add increments (never empty frames)."""
 
     def emit(self, progress: Progress) -> Mapping[str, pl.DataFrame]:
-        """Absolute rows per table: final ones that `progress.watermark` (or `end`) closes, and, if `progress.early`, early
-        ones of what changed since the last call. `progress.watermark` is the least over all shards. Rows have the columns
-        of the table's view (times in epoch ms as Int64, `date` as Date), without `version`, which the engine adds."""
+        """Absolute rows per table: final ones that `progress` closes, and early ones if it wants them.
+
+        Early rows are those of what changed since the last call. The watermark is the least over all shards. Rows have
+        the columns of the table's view (times in epoch ms as Int64, `date` as Date) without `version`, which the engine
+        adds.
+        """

@@ -1,7 +1,7 @@
 """Exact first-seen over (bucket, key): what dedupe and distinct counts stand on.
 
-An open-addressing hash table in NumPy arrays (key, bucket), walked by compiled code: about 30 ns a look-up, in the order
-of the input, so that the first of several copies wins. Keys are 64-bit hashes; two different keys with equal hashes in
+An open-addressing hash table in NumPy arrays (key, bucket), walked by compiled code in the order of the input, so that
+the first of several copies wins. Keys are 64-bit hashes; two different keys with equal hashes in
 one bucket count as one: with n keys in a bucket that has probability n²/2⁶⁵ (2.7e-8 for a million).
 """
 
@@ -122,7 +122,7 @@ def _home(key: np.uint64, bucket: np.int32, reach: int, size: int) -> int:
     if reach == 0:
         mixed ^= np.uint64(bucket) * np.uint64(0xD6E8FEB86659FD93)
     mixed *= np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: the high bits are the mixed ones
-    return np.int64(mixed >> np.uint64(20)) & (size - 1)
+    return int(np.int64(mixed >> np.uint64(20)) & (size - 1))
 
 
 @compiled

@@ -14,7 +14,7 @@ import polars as pl
 
 from flows.kernel import Progress
 from flows.messages import MAX_TIME, MIN_TIME
-from flows.parts import LEDGER_COUNTS, MINUTE_MS, ledger_rows
+from flows.parts import LEDGER_COUNTS, MINUTE_MS
 from schemas.events import TOPICS
 
 _KEY = ("topic", "partition", "minute")

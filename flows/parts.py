@@ -87,7 +87,11 @@ class Part:
         return Slice(_some(self.frame), _some(self.late), _some(self.dead), self._ledger())
 
     def _ledger(self) -> pl.DataFrame:
-        if self.minutes[0] == self.minutes[-1] and self.topics.n_unique() == 1 and (self.minutes == self.minutes[0]).all():
+        if (
+            self.minutes[0] == self.minutes[-1]
+            and self.topics.n_unique() == 1
+            and (self.minutes == self.minutes[0]).all()
+        ):
             counts = np.bincount(self.outcomes, minlength=4)
             keys = pl.DataFrame({"topic": self.topics[:1], "minute": self.minutes[:1]})
             tallies = pl.DataFrame([pl.Series("outcome", counts[None, :].tolist(), dtype=pl.List(pl.Int64))])
@@ -129,7 +133,7 @@ class PartBuilder:
     def __init__(self, wanted: frozenset[str], limits: Limits, bounds: TimeBounds, platforms: frozenset[str]) -> None:
         self.decoder = Decoder(wanted | ({"platform"} if platforms else frozenset()), limits)
         self._names = Decoder(frozenset({"event_id", "user_id"}), limits)
-        self._columns = list(frame_schema(wanted)) + ["minute"]
+        self._columns = [*frame_schema(wanted), "minute"]
         self._bounds = bounds
         self._platforms = platforms
         self._limits = limits
@@ -149,7 +153,7 @@ class PartBuilder:
         outcomes[rows] = ONTIME
         outcomes[rows[late_mask(times, maxima, self._bounds)[rows]]] = LATE
         if self._platforms:
-            outcomes[rows[~frame["platform"].is_in(list(self._platforms)).fill_null(False).to_numpy()]] = FILTERED
+            outcomes[rows[~frame["platform"].is_in(list(self._platforms)).fill_null(value=False).to_numpy()]] = FILTERED
         frame = frame.with_columns(
             pl.Series("offset", messages.offsets[rows]), pl.Series("minute", messages.minutes[rows])
         )
@@ -166,6 +170,16 @@ class PartBuilder:
             self._late(messages, topics, np.flatnonzero(outcomes == LATE), maxima),
             self._dead(messages, topics, decoded.rejects),
         )
+
+    def example(self, now: int) -> pl.DataFrame:
+        """A frame of one invented event, as kernels get it."""
+        value = (
+            f'{{"event_id":"warm","event_time":{now},"user_id":"warm","surface":"video","video_id":"v","creator_id":"c",'
+            '"category":"c","tags":["t"],"watch_ms":1}'
+        ).encode()
+        zero = np.zeros(1, dtype=np.int64)
+        messages = Messages(0, zero, zero, [value], now)
+        return self.build(messages, self.decoder.decode("view", [value], now), pl.Series(["view"])).frame.drop("row")
 
     def _late(self, messages: Messages, topics: pl.Series, rows: npt.NDArray[np.intp], maxima: Int64s) -> pl.DataFrame:
         """Rows of `late_events`; the few late messages are decoded again for their ids, which frames do not carry."""

@@ -1,10 +1,10 @@
 """The recovery directory: lock, generation, first offsets, Bytewax's store and the state files.
 
-    lock            held by the one engine that runs on it
-    facts.json      format, shards, generation, first offsets
-    bytewax/        Bytewax's SQLite recovery store: offsets and manifests, an epoch at a time
-    state/          the state files that the manifests name
-    alignment       the workers' least event times while they run
+lock            held by the one engine that runs on it
+facts.json      format, shards, generation, first offsets
+bytewax/        Bytewax's SQLite recovery store: offsets and manifests, an epoch at a time
+state/          the state files that the manifests name
+alignment       the workers' least event times while they run
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class RecoveryDir:
 
     def config(self) -> RecoveryConfig:
         """Bytewax's view of it."""
-        return RecoveryConfig(str(self.path / "bytewax"))  # type: ignore[no-untyped-call]  # a native class
+        return RecoveryConfig(str(self.path / "bytewax"))
 
     def begin(self, shards: int, first_offsets: dict[str, int]) -> None:
         """Prepare a first start. Facts come last: without them the directory counts as empty."""
         (self.path / "bytewax").mkdir(mode=0o700, exist_ok=True)
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
         if not any((self.path / "bytewax").iterdir()):
-            init_db_dir(self.path / "bytewax", 1)  # type: ignore[no-untyped-call]  # a native function
+            init_db_dir(self.path / "bytewax", 1)
         self._write(_Facts(_FORMAT, shards, 0, first_offsets))
 
     def raise_generation(self, shards: int, at_least: int) -> tuple[int, dict[str, int]]:
@@ -90,9 +90,16 @@ class RecoveryDir:
         if facts.format != _FORMAT:
             raise Stop(f"{self.path} has format {facts.format}; this version reads {_FORMAT}")
         if facts.shards != shards:
-            raise Stop(f"setting shards = {shards}, but {self.path} was begun with {facts.shards}, which is fixed for its life; set shards = {facts.shards}")
+            raise Stop(
+                f"setting shards = {shards}, but {self.path} was begun with {facts.shards}, "
+                "which is fixed for its life; "
+                f"set shards = {facts.shards}"
+            )
         if not (self.path / "bytewax").is_dir() or not any((self.path / "bytewax").iterdir()):
-            raise Stop(f"{self.path} has lost its bytewax directory: restore it from a backup, or start afresh with an empty store")
+            raise Stop(
+                f"{self.path} has lost its bytewax directory: restore it from a backup, "
+                "or start afresh with an empty store"
+            )
         facts.generation = max(facts.generation, at_least) + 1
         self._write(facts)
         return facts.generation, facts.first_offsets
@@ -122,7 +129,9 @@ def _flock(file: IO[str], path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        raise Stop(f"another engine runs on {path} (process {file.read().strip() or 'unknown'}); stop it first") from None
+        raise Stop(
+            f"another engine runs on {path} (process {file.read().strip() or 'unknown'}); stop it first"
+        ) from None
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

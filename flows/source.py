@@ -37,8 +37,13 @@ class PartitionState(msgspec.Struct, frozen=True, array_like=True):
 class Feed(Protocol):
     """What fills an intake: Kafka or files."""
 
-    failure: BaseException | None
-    topology_changed: bool
+    @property
+    def failure(self) -> BaseException | None:
+        """Why a thread of the feed died."""
+
+    @property
+    def topology_changed(self) -> bool:
+        """Whether topics or partitions have come since the start."""
 
     def open(self, name: str, state: PartitionState | None) -> None:
         """Start to read a partition, where `state` left off."""

@@ -114,7 +114,10 @@ class StateLog:
             Stop: the file is missing, shorter than the manifest says, damaged, or of another format.
         """
         if manifest.format != FORMAT:
-            raise Stop(f"recovery state of format {manifest.format}; this version reads {FORMAT}: start afresh or use the version that wrote it")
+            raise Stop(
+                f"recovery state of format {manifest.format}; this version reads {FORMAT}: "
+                "start afresh or use the version that wrote it"
+            )
         if self.directory is None:
             raise Stop("there is recovery state but no directory to read it from")
         path = self.directory / manifest.file
@@ -137,7 +140,9 @@ def read_records(path: Path, length: int) -> Iterator[_Record]:
     try:
         blob = path.read_bytes()
     except FileNotFoundError:
-        raise Stop(f"recovery state {path} is missing: restore it from a backup, or start afresh on an empty store") from None
+        raise Stop(
+            f"recovery state {path} is missing: restore it from a backup, or start afresh on an empty store"
+        ) from None
     if len(blob) < length:
         raise Stop(f"recovery state {path} has {len(blob)} bytes of {length}: it is damaged; restore it from a backup")
     at = 0

@@ -174,8 +174,10 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         return [Rows(table, self._versioned(rows)) for table, rows in kernel.emit(progress).items() if rows.height]
 
     def _versioned(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Add `version`: later emissions win, a restart's win over what was emitted before it, and a final row is never
-        beaten by an early one, so that a replay after a crash cannot re-open what readers saw closed."""
+        """Add `version`: later emissions win, and a restart's win over what was emitted before it.
+
+        A final row is never beaten by an early one, so a replay after a crash cannot re-open what readers saw closed.
+        """
         self._sequence += 1
         version = pl.lit((self._config.generation << _GENERATION_SHIFT) + self._sequence, dtype=pl.UInt64)
         if "is_final" in rows.columns:
@@ -218,4 +220,3 @@ def _late_rows(frame: pl.DataFrame) -> pl.DataFrame:
         pl.lit("idle").alias("cause"),
         pl.lit(b"").alias("raw"),
     )
-

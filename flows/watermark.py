@@ -87,7 +87,9 @@ class SourceClock:
 
     def least_event_time(self, now: int) -> int:
         """The greatest event time of the partition that is furthest behind, or MAX_TIME when none is active."""
-        return min((p.max_event_time for p in self.partitions.values() if not p.idle(now, self.bounds)), default=MAX_TIME)
+        return min(
+            (p.max_event_time for p in self.partitions.values() if not p.idle(now, self.bounds)), default=MAX_TIME
+        )
 
     @property
     def last_event_time(self) -> int:

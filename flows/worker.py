@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -23,10 +23,12 @@ from flows.families import step_config, time_bounds, wanted_columns
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer
+from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
+from flows.steps import MergeLogic, ShardLogic, StepConfig
 from schemas.rows import RowsError
 from sinks.clickhouse import Store, StoreDownError, StoreError
 from sinks.embedded import EmbeddedError
@@ -110,19 +112,40 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store),
     )  # fmt: skip
     run = SourceRun(
-        intake, feed, now_ms, lambda: not intake.lagging(settings.backlog_after_ms), _ROUND_EVENTS, bounded=False, drain=drain
+        intake,
+        feed,
+        now_ms,
+        lambda: not intake.lagging(settings.backlog_after_ms),
+        _ROUND_EVENTS,
+        bounded=False,
+        drain=drain,
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
     sink = RowsSink(plan.store.connect, owner=plan.index == 0)
     sources = min(settings.workers, len(plan.lanes))
     config = step_config(settings, sources=sources, generation=plan.generation, state_dir=recovery.state_dir)
     try:
+        warm_up(config, builder)
+        log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
         _run(build(source, sink, config), plan, recovery.config())
     except BaseException as error:
         raise ours(error) from error
     finally:
         feed.close()
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
+
+
+def warm_up(config: StepConfig, builder: PartBuilder) -> None:
+    """Load the compiled code before the first event: steps that are thrown away fold one invented event each."""
+    now = now_ms()
+    frame = builder.example(now)
+    config = replace(config, state_dir=None)
+    progress = SourceProgress(0, now, idle=True, now=now, early=True, end=True, last_event_time=now)
+    shard = ShardLogic(replace(config, sources=1), None)
+    out, _ = shard.on_batch([ShardItem(0, frame, progress)])
+    for _, item in out:
+        if isinstance(item, MergeItem):
+            MergeLogic(replace(config, shards=1), None).on_batch([item])
 
 
 def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:

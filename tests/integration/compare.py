@@ -35,7 +35,11 @@ def differences(rows: Rows, verdict: Verdict) -> dict[str, list[object]]:
 
 
 def _different(is_: Mapping[Any, Any], should: Mapping[Any, Any]) -> list[object]:
-    return [(key, is_.get(key), should.get(key)) for key in sorted(is_.keys() | should.keys(), key=str) if is_.get(key) != should.get(key)]
+    return [
+        (key, is_.get(key), should.get(key))
+        for key in sorted(is_.keys() | should.keys(), key=str)
+        if is_.get(key) != should.get(key)
+    ]
 
 
 def _ledger(rows: Rows, verdict: Verdict) -> list[object]:
@@ -58,7 +62,12 @@ def _late(rows: Rows, verdict: Verdict) -> list[object]:
 def _activity_events(accepted: Sequence[Event]) -> list[activity.Event]:
     return [
         activity.Event(
-            e["topic"], e["event_time"], e["user_id"], e.get("tz"), e.get("watch_ms"), tuple((d, e.get(d)) for d in DIMENSIONS)
+            e["topic"],
+            e["event_time"],
+            e["user_id"],
+            e.get("tz"),
+            e.get("watch_ms"),
+            tuple((d, e.get(d)) for d in DIMENSIONS),
         )
         for e in accepted
     ]
@@ -66,7 +75,11 @@ def _activity_events(accepted: Sequence[Event]) -> list[activity.Event]:
 
 def _active_users(rows: Rows, accepted: Sequence[Event]) -> list[object]:
     is_ = {
-        (epoch_ms(r["window_start"]), r["window_seconds"], r["dim"], r["value"]): (r["events"], r["users"], r["watch_ms"])
+        (epoch_ms(r["window_start"]), r["window_seconds"], r["dim"], r["value"]): (
+            r["events"],
+            r["users"],
+            r["watch_ms"],
+        )
         for r in rows("SELECT * FROM livepulse.active_users")
     }
     return _different(is_, activity.active_users(_activity_events(accepted), (60, 3600)))
@@ -112,5 +125,5 @@ def _funnel(rows: Rows, accepted: Sequence[Event]) -> list[object]:
         )
         for r in rows("SELECT * FROM livepulse.funnel")
     }  # fmt: skip
-    # No two events of one user in this traffic have the same millisecond and different values that matter: times are drawn.
+    # This traffic has no two events of one user in one millisecond whose values differ where it matters.
     return _different(is_, funnel.funnel_rows(VIDEO_TO_LIVE, accepted, DIMENSIONS, lambda _: 0))

@@ -24,8 +24,8 @@ class EngineProcess:
         self.store = store
         self._log = store.with_suffix(".log")
         self._command = [
-            sys.executable, "-m", "flows.cli", "run", "--brokers", brokers, "--topic-prefix", prefix, "--store", str(store),
-            "--group", prefix, *flags,
+            sys.executable, "-m", "flows.cli", "run", "--brokers", brokers, "--topic-prefix", prefix,
+            "--store", str(store), "--group", prefix, *flags,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,6 +91,7 @@ class EngineProcess:
     def consumed(self) -> int:
         """Messages in the ledger whose outcome is known."""
         found = self.rows(
-            "SELECT sum(consumed) AS c, sum(accepted + duplicate + late + rejected + filtered) AS o FROM livepulse.ingest_ledger"
+            "SELECT sum(consumed) AS c, sum(accepted + duplicate + late + rejected + filtered) AS o "
+            "FROM livepulse.ingest_ledger"
         )
         return min(int(found[0]["c"] or 0), int(found[0]["o"] or 0)) if found else 0

@@ -52,7 +52,9 @@ def total(traffic: Traffic) -> int:
     return sum(map(len, traffic.log.values()))
 
 
-def test_rows_are_those_of_a_plain_recomputation(any_kafka: Broker, topics: Topics, topic_prefix: str, engine: Start) -> None:
+def test_rows_are_those_of_a_plain_recomputation(
+    any_kafka: Broker, topics: Topics, topic_prefix: str, engine: Start
+) -> None:
     topics(any_kafka, names=CORE)
     traffic = Traffic(seed=1, start_ms=hours_ago(3))
     produce(any_kafka.address, topic_prefix, traffic, 20_000, step_ms=60)
@@ -80,11 +82,13 @@ def test_a_stop_and_a_start_with_other_workers_lose_and_repeat_nothing(
     assert differences(process.rows, judge(traffic.log)) == {}
 
 
-def test_kills_under_load_leave_no_trace(kafka: Broker, topics: Topics, topic_prefix: str, engine: Start) -> None:
+def test_kills_under_load_leave_no_trace(
+    kafka: Broker, topics: Topics, topic_prefix: str, engine: Start, store_dir: Path
+) -> None:
     """O1 and O2: the rows of an uninterrupted run, every message with one outcome."""
     topics(kafka, names=CORE)
-    seed = random.randrange(1 << 30)
-    print(f"seed {seed}")
+    seed = int(os.environ.get("SEED", random.randrange(1 << 30)))  # in the file name of a failure's directory
+    (store_dir.parent / f"seed-{seed}").touch()
     rnd, traffic = random.Random(seed), Traffic(seed=3, start_ms=hours_ago(5))
     rounds = 6_000
 

@@ -27,7 +27,7 @@ class Traffic:
     _made: int = 0
 
     def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)  # noqa: S311  # test traffic
+        self._random = random.Random(self.seed)  # test traffic
         self._recent: list[tuple[Lane, Event]] = []
 
     def messages(self, count: int, step_ms: int = 20) -> Iterator[tuple[str, int, bytes, bytes]]:
@@ -91,13 +91,19 @@ class Traffic:
                 event["continued"] = True
         else:
             event |= {"surface": "video", "video_id": video}
-        event |= {"creator_id": "c1", "category": rnd.choice(("food", "dance", "game")), "watch_ms": rnd.randrange(60_000)}
+        event |= {
+            "creator_id": "c1",
+            "category": rnd.choice(("food", "dance", "game")),
+            "watch_ms": rnd.randrange(60_000),
+        }
         event["tags"] = [f"t{rnd.randrange(12)}" for _ in range(rnd.randrange(3))]
 
 
 def produce(brokers: str, prefix: str, traffic: Traffic, count: int, step_ms: int = 20) -> None:
     """Produce `count` messages and wait until the broker has them all."""
-    producer = Producer({"bootstrap.servers": brokers, "linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True})
+    producer = Producer(
+        {"bootstrap.servers": brokers, "linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True}
+    )
     for number, (topic, partition, key, value) in enumerate(traffic.messages(count, step_ms)):
         producer.produce(prefix + topic, value, key=key, partition=partition)
         if number % 5_000 == 0:

@@ -70,7 +70,7 @@ def test_ids_are_forgotten_only_when_no_on_time_copy_can_come() -> None:
     admission.admit(frame([(8, 0)]), HORIZON + MINUTE - 1)
     assert admission.admit(frame([(7, HORIZON)]), HORIZON + MINUTE - 1).duplicate.height == 1
     admission.admit(frame([(9, 2 * HORIZON)]), 2 * HORIZON)
-    assert len(admission._ids) == 1  # noqa: SLF001  # 7 and 8 of time 0 are gone; what is held is not public
+    assert len(admission._ids) == 1  # 7 and 8 of time 0 are gone; what is held is not public
 
 
 def test_behind_what_idleness_closed_is_late() -> None:

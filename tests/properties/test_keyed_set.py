@@ -12,7 +12,7 @@ pairs = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 25)), max_size=60)
 
 
 @given(st.lists(pairs, max_size=8), st.lists(st.integers(0, 40), max_size=8), st.integers(0, 3), st.booleans())
-def test_like_a_set(batches: list[list[tuple[int, int]]], floors: list[int], reach: int, compact: bool) -> None:  # noqa: FBT001
+def test_like_a_set(batches: list[list[tuple[int, int]]], floors: list[int], reach: int, compact: bool) -> None:
     held: set[tuple[int, int]] = set()
     one = KeyedSet(reach)
     snapshot, deltas = one.snapshot(), []

@@ -135,7 +135,9 @@ def one_worker(
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 30), st.integers(1, 3), st.sampled_from((50, 2_000, 60_000)))
-def test_rows_depend_on_the_log_alone(tmp_path_factory: pytest.TempPathFactory, seed: int, workers: int, step_ms: int) -> None:
+def test_rows_depend_on_the_log_alone(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, workers: int, step_ms: int
+) -> None:
     traffic, values = log_of(seed % 7, 300, step_ms)
     state_dir: Path = tmp_path_factory.mktemp("state")
     workers = min(workers, len(values))
@@ -183,9 +185,7 @@ def test_final_rows_beat_early_ones_of_a_later_generation() -> None:
     config = step_config(SETTINGS, sources=1, generation=7, state_dir=None)
     logic = MergeLogic(config, None)
     rows = pl.DataFrame({"is_final": [1, 0]})
-    final, early = logic._versioned(rows)["version"]  # noqa: SLF001  # the rule is worth a test of its own
-    later = MergeLogic(replace(config, generation=8), None)._versioned(rows)["version"]  # noqa: SLF001
+    final, early = logic._versioned(rows)["version"]  # the rule is worth a test of its own
+    later = MergeLogic(replace(config, generation=8), None)._versioned(rows)["version"]
     assert final > later[1] > early
     assert later[0] > final
-
-
