@@ -100,7 +100,7 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
         self._usage.start()
 
     def wait_until_prepared(self, seconds: float) -> float:
-        """The moment (epoch s) when interpreter, store, tables and offsets were ready: `recovery/alignment` is the last."""
+        """The moment (epoch s) when store, tables and offsets were ready: `recovery/alignment` is made last."""
         begun = self.store / "recovery" / "alignment"
         give_up = time.monotonic() + seconds
         while not begun.exists():
