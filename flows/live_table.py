@@ -154,7 +154,7 @@ def _quoted(texts: Sequence[str]) -> str:
 
 def render(snapshot: Snapshot, status: Status, planted: Mapping[str, float], zone: str) -> RenderableType:
     """The whole picture. `planted`: conversion by step name; `zone`: of the clock times shown."""
-    if not snapshot.consumed:
+    if not snapshot.minutes:
         return Group(_status_line(snapshot, status, zone), Text("waiting for the engine's first rows …", style="dim"))
     body = Table.grid(padding=(0, 3))
     body.add_row(_heat_table(snapshot), Group(_users_table(snapshot, zone), Text(), _hours_table(snapshot)))
