@@ -187,7 +187,7 @@ TOPIC_LIFECYCLE: Final = Table(
         Column("topic", "String", "The tag, as events carry it"),
         Column("first_seen", TIME, "Event time of the first event"),
         Column("peak_time", f"Nullable({TIME})", "When the event rate was greatest; NULL before the first 10-min tick"),
-        Column("peak_heat", "Float64", "Greatest heat at any minute's end"),
+        Column("peak_heat", "Nullable(Float64)", "Greatest heat at any minute's end; NULL before the first one"),
         Column("peak_rate", "Nullable(Float64)", "That rate, in events a minute; NULL before the first 10-min tick"),
         Column(
             "half_life_minutes",
