@@ -75,7 +75,11 @@ class Conversion:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to simulate. `rate`: messages per second of event time, the mean of a day if `daily_curve`, else always."""
+    """What to simulate.
+
+    `rate`: messages per second of event time, the mean of a day if `daily_curve`, else always. It is reached some
+    minutes after the start, when reports of long stays have set in: give some `history_s` for a full rate at once.
+    """
 
     seed: int = 1
     rate: float = 2_000.0
