@@ -276,7 +276,7 @@ def home_of(keep: Path | None) -> Iterator[Path]:
 
 def _summary(wanted: Throughput, runs: list[dict[str, Any]], wrong: list[str], average_bytes: float) -> dict[str, Any]:
     medians = {
-        name: statistics.median(run[name] for run in runs)
+        name: round(statistics.median(run[name] for run in runs), 4)
         for name in runs[0]
         if name.endswith(("_per_s", "_ratio", "_seconds", "cpu_s"))
     }
