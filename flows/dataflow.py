@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from bytewax.dataflow import Dataflow
 
-from flows.messages import MergeItem, Rows, ShardItem, SourceItem, SourceProgress
+from flows.messages import Frame, MergeItem, Rows, ShardItem, SourceItem, SourceProgress
 from flows.source import IntakeSource
 from flows.steps import LEDGER, ROUTER, MergeLogic, ShardLogic, StepConfig
 from sinks.rows_sink import RowsSink
@@ -30,7 +30,7 @@ def build(source: IntakeSource, sink: RowsSink, config: StepConfig) -> Dataflow:
     """Wire the steps."""
     flow = Dataflow("livepulse")
     batches = op.input("source", flow, source)
-    routed = op.flat_map_batch("route", batches, Router(config.shards))
+    routed = op.flat_map_batch("route", batches, Router(config.shards, config.pack))
     shard_items = op.filter_map("to_shards", routed, _only(ShardItem))
     sharded = op.stateful_batch("shard", shard_items, lambda resumed: ShardLogic(config, resumed))
     increments = op.filter_map("increments", op.map("of_shards", sharded, _value), _only(MergeItem))
@@ -55,11 +55,16 @@ def _only(kind: type[T]) -> Callable[[tuple[str, object]], tuple[str, T] | None]
     return pick
 
 
+def _as_it_is(frame: pl.DataFrame) -> Frame:
+    return frame
+
+
 class Router:
     """Splits what the worker's partitions gave in this round by user shard. Small partitions are joined first."""
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, shards: int, pack: Callable[[pl.DataFrame], Frame] = _as_it_is) -> None:
         self._keys = shard_keys(shards)
+        self._pack = pack
 
     def __call__(self, items: list[SourceItem]) -> Iterable[Routed]:
         """Every shard gets an item, if only to hear of the watermark."""
@@ -71,16 +76,16 @@ class Router:
         ]
         ledger = [s.ledger for s in slices if s.ledger is not None]
         if ledger:
-            out.append((LEDGER, _to_ledger(ledger, progress)))
+            out.append((LEDGER, _to_ledger([self._pack(frame) for frame in ledger], progress)))
         for table, frames in (
             ("late_events", [s.late for s in slices if s.late is not None]),
             ("dead_letters", [s.dead for s in slices if s.dead is not None]),
         ):
             if frames:
-                out.append(("rows", Rows(table, pl.concat(frames))))
+                out.append(("rows", Rows(table, self._pack(pl.concat(frames)))))
         return out
 
-    def _split(self, frames: list[pl.DataFrame]) -> dict[int, pl.DataFrame]:
+    def _split(self, frames: list[pl.DataFrame]) -> dict[int, Frame]:
         if not frames:
             return {}
         frame = pl.concat(frames) if len(frames) > 1 else frames[0]
@@ -89,10 +94,12 @@ class Router:
         ordered = frame[order]
         ends = np.cumsum(np.bincount(shards.astype(np.intp), minlength=len(self._keys)))
         starts = np.concatenate(([0], ends[:-1]))
-        return {i: ordered[int(a) : int(b)] for i, (a, b) in enumerate(zip(starts, ends, strict=True)) if b > a}
+        return {
+            i: self._pack(ordered[int(a) : int(b)]) for i, (a, b) in enumerate(zip(starts, ends, strict=True)) if b > a
+        }
 
 
-def _to_ledger(increments: list[pl.DataFrame], p: SourceProgress) -> MergeItem:
+def _to_ledger(increments: list[Frame], p: SourceProgress) -> MergeItem:
     return MergeItem(LEDGER, ROUTER, increments, p.watermark, p.now, p.early, p.end, p.last_event_time)
 
 

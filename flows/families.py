@@ -14,6 +14,7 @@ from flows.conversion_funnel import FunnelMerge, FunnelShard
 from flows.errors import BadSetting
 from flows.kernel import MergeKernel, ShardKernel
 from flows.ledger import LedgerMerge
+from flows.messages import packed
 from flows.settings import Settings
 from flows.steps import StepConfig
 from flows.topic_heat import HeatMerge, HeatShard
@@ -54,6 +55,7 @@ def step_config(settings: Settings, *, sources: int, generation: int, state_dir:
         state_dir=state_dir,
         fsync=settings.state_fsync,
         early_interval_ms=settings.early_interval_ms,
+        pack=packed if settings.workers > 1 else lambda frame: frame,
         archive=settings.events_archive,
         admission=lambda: Admission(bounds, settings.dedupe_horizon_ms, dedupe=settings.dedupe),
         shard_kernels=_shard_kernels(settings),

@@ -50,6 +50,7 @@ _FATAL = frozenset(
 )
 _DECODE_APART = 1_000
 _POLL_SECONDS = 0.05
+_GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
 _CHUNK = 2_000  # messages a call: it holds the GIL while it makes their objects, and the dataflow waits
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
@@ -138,8 +139,9 @@ class KafkaFeed:
                 time.sleep(0.002)
                 continue
             messages = self._consumer.consume(_CHUNK, _POLL_SECONDS)
-            while messages and len(messages) < self._batch and (more := self._consumer.consume(_CHUNK, 0)):
-                messages += more
+            until = time.monotonic() + _GATHER_SECONDS
+            while messages and len(messages) < self._batch and (left := until - time.monotonic()) > 0:
+                messages += self._consumer.consume(_CHUNK, left)
             if messages:
                 self._fetched.put(messages)
         self._fetched.put(None)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
 
 import polars as pl
+
+Frame = pl.DataFrame | bytes
+"""A frame, or its Arrow IPC bytes where it may cross processes (`packed`)."""
 
 MIN_TIME = -(1 << 62)
 """Before every event time: the watermark of a source that has seen nothing."""
 MAX_TIME = 1 << 62
 """After every event time: the watermark of a source that has ended."""
+
+
+def packed(frame: pl.DataFrame) -> bytes:
+    """A frame as bytes.
+
+    Bytewax pickles what crosses processes while it holds locks of its own, and Polars lets go of the GIL when it is
+    pickled: threads then wait for each other. Bytes are pickled without letting go.
+    """
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer)
+    return buffer.getvalue()
+
+
+def unpacked(frame: Frame) -> pl.DataFrame:
+    """The frame that was perhaps packed."""
+    return frame if isinstance(frame, pl.DataFrame) else pl.read_ipc(io.BytesIO(frame))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +72,7 @@ class ShardItem:
     """Events of one user shard, and the progress of the worker that routed them."""
 
     shard: int
-    frame: pl.DataFrame | None
+    frame: Frame | None
     progress: SourceProgress
 
 
@@ -62,7 +82,7 @@ class MergeItem:
 
     family: str
     shard: int
-    increments: list[pl.DataFrame] = field(default_factory=list)
+    increments: list[Frame] = field(default_factory=list)
     watermark: int = MIN_TIME
     now: int = 0
     early: bool = False
@@ -75,4 +95,4 @@ class Rows:
     """Rows for a table of the store, with all of the table's columns."""
 
     table: str
-    frame: pl.DataFrame
+    frame: Frame

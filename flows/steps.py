@@ -15,7 +15,7 @@ from bytewax.operators import StatefulBatchLogic
 from flows.admission import Admission, Admitted
 from flows.kernel import MergeKernel, Persistent, Progress, ShardKernel
 from flows.ledger import outcome_counts
-from flows.messages import MIN_TIME, MergeItem, Rows, ShardItem
+from flows.messages import MIN_TIME, Frame, MergeItem, Rows, ShardItem, unpacked
 from flows.parts import kind_names
 from flows.state_log import Manifest, StateLog, read_manifest
 from flows.watermark import CombinedWatermark
@@ -38,6 +38,7 @@ class StepConfig:
     state_dir: Path | None
     fsync: bool
     early_interval_ms: int
+    pack: Callable[[pl.DataFrame], Frame]  # what frames go through on their way to another step
     archive: bool
     admission: Callable[[], Admission]
     shard_kernels: Callable[[], list[ShardKernel]]
@@ -82,7 +83,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
         progress = Progress(
             self._mark.watermark, last.now, last.early, end=self._mark.ended, last_event_time=self._mark.last_event_time
         )
-        frames = [item.frame for item in values if item.frame is not None]
+        frames = [unpacked(item.frame) for item in values if item.frame is not None]
         increments: dict[str, list[pl.DataFrame]] = {name: [] for name in self._config.merge_kernels}
         out: list[tuple[str, MergeItem | Rows]] = []
         if frames:
@@ -103,14 +104,15 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
                     into[family].append(rows)
 
     def _merge_item(self, family: str, increments: list[pl.DataFrame], p: Progress) -> MergeItem:
-        return MergeItem(family, self._shard, increments, p.watermark, p.now, p.early, p.end, p.last_event_time)
+        packed = [self._config.pack(frame) for frame in increments]
+        return MergeItem(family, self._shard, packed, p.watermark, p.now, p.early, p.end, p.last_event_time)
 
     def _rows_of(self, admitted: Admitted) -> list[tuple[str, MergeItem | Rows]]:
         found: list[tuple[str, MergeItem | Rows]] = []
         if admitted.late.height:
-            found.append(("rows", Rows("late_events", _late_rows(admitted.late))))
+            found.append(("rows", Rows("late_events", self._config.pack(_late_rows(admitted.late)))))
         if self._config.archive and admitted.accepted.height:
-            found.append(("rows", Rows("events", _event_rows(admitted.accepted))))
+            found.append(("rows", Rows("events", self._config.pack(_event_rows(admitted.accepted)))))
         return found
 
     def snapshot(self) -> bytes:
@@ -153,7 +155,7 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
                 self._mark.report(
                     item.shard, item.watermark, idle=False, end=item.end, last_event_time=item.last_event_time
                 )
-        increments = [frame for item in values for frame in item.increments]
+        increments = [unpacked(frame) for item in values for frame in item.increments]
         if increments:
             kernel.fold(increments)
         return self._emit(kernel, values[-1]), StatefulBatchLogic.RETAIN
@@ -171,7 +173,10 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         progress = Progress(
             self._mark.watermark, last.now, early, end=self._mark.ended, last_event_time=self._mark.last_event_time
         )
-        return [Rows(table, self._versioned(rows)) for table, rows in kernel.emit(progress).items() if rows.height]
+        pack = self._config.pack
+        return [
+            Rows(table, pack(self._versioned(rows))) for table, rows in kernel.emit(progress).items() if rows.height
+        ]
 
     def _versioned(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Add `version`: later emissions win, and a restart's win over what was emitted before it.

@@ -184,7 +184,7 @@ class HeatMerge:
         if progress.early and not progress.end:
             frames.append(self._frame(self._early(), is_final=False))
             lives.append(self._newborn())
-        self._clear(closed)
+        self._clear(closed, early=progress.early)
         tables = {self._spec.heat_table: pl.concat(frames), self._spec.lifecycle_table: pl.concat(lives)}
         return {name: rows for name, rows in tables.items() if rows.height}
 
@@ -206,12 +206,16 @@ class HeatMerge:
             return np.zeros(0, dtype=np.int64)
         return np.flatnonzero(ticks.dirty[: ticks.state.size])
 
-    def _clear(self, closed: tuple[int, bool]) -> None:
-        """Set back what has been given out."""
+    def _clear(self, closed: tuple[int, bool], *, early: bool) -> None:
+        """Set back what has been given out; changes of open minutes stay until early rows are wanted."""
         self._ticks.dirty[self._stale_lives(end=closed[1])] = False
         self._ticks.window_closed = False
-        self._changed.clear()
-        self._ticks.born.clear()
+        if early:
+            self._changed.clear()
+            self._ticks.born.clear()
+        else:
+            head = self._ticks.head
+            self._changed = {minute: slots for minute, slots in self._changed.items() if minute > head}
         self._ticks.free_forgotten()
 
     def _early(self) -> list[TickRows]:
@@ -275,7 +279,7 @@ class HeatMerge:
                 if "closed" in step:
                     closed = (step["closed"][0], step["closed"][1])
                     self._close(closed)
-                    self._clear(closed)
+                    self._clear(closed, early=False)
                 else:
                     self._add(pl.DataFrame(step, schema=INCREMENTS))
         self._log, self._is_logged = [], True

@@ -18,7 +18,7 @@ class TableRows(Protocol):
     @property
     def table(self) -> str: ...
     @property
-    def frame(self) -> pl.DataFrame: ...
+    def frame(self) -> pl.DataFrame | bytes: ...
 
 
 class Writer(Protocol):
@@ -39,8 +39,9 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
 
     def write_batch(self, values: list[TableRows]) -> None:
         for item in values:
-            self._buffers.setdefault(item.table, []).append(item.frame)
-            self._rows += item.frame.height
+            frame = item.frame if isinstance(item.frame, pl.DataFrame) else pl.read_ipc(item.frame)
+            self._buffers.setdefault(item.table, []).append(frame)
+            self._rows += frame.height
         if self._rows > _MAX_BUFFERED_ROWS:
             self._flush()
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from flows.dataflow import Router
 from flows.families import step_config, time_bounds, wanted_columns
 from flows.intake import AlignmentBoard, Intake
-from flows.messages import MIN_TIME, MergeItem, Rows, ShardItem, SourceItem
+from flows.messages import MIN_TIME, MergeItem, Rows, ShardItem, SourceItem, packed, unpacked
 from flows.parts import MINUTE_MS, Messages, PartBuilder
 from flows.settings import Settings
 from flows.steps import MergeLogic, ShardLogic, StepConfig
@@ -65,7 +65,7 @@ class Pipeline:
                 self._keep(rows)
 
     def _keep(self, rows: Rows) -> None:
-        self.rows.setdefault(rows.table, []).append(rows.frame)
+        self.rows.setdefault(rows.table, []).append(unpacked(rows.frame))
 
     def restart(self) -> None:
         self.shards = {key: ShardLogic(self.config, logic.snapshot()) for key, logic in self.shards.items()}
@@ -142,7 +142,8 @@ def test_rows_depend_on_the_log_alone(
     state_dir: Path = tmp_path_factory.mktemp("state")
     workers = min(workers, len(values))
     config = step_config(SETTINGS, sources=workers, generation=1, state_dir=state_dir)
-    pipeline = Pipeline(replace(config, fsync=False), workers)
+    config = replace(config, fsync=False, pack=packed if workers > 1 else config.pack)
+    pipeline = Pipeline(config, workers)
     read(values, random.Random(seed), workers, pipeline)
     verdict = judge(traffic.log)
     ledger = pipeline.latest("ingest_ledger", ["topic", "partition", "minute"])
