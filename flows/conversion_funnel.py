@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from flows.funnel_chains import FunnelChains
-from flows.funnel_counts import FirstSteps, increments
+from flows.funnel_counts import FirstSteps, RowNames, increments
 from flows.funnel_events import StepReader
 from flows.funnel_merge import NAME, FunnelMerge
 from flows.funnel_values import Combinations
@@ -24,6 +24,7 @@ from schemas.events import DIMENSIONS
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 
 _FORMAT: Final = 1
+_COUNTED_BY: Final = 0b110  # the steps whose dimension values name rows: the first two
 _COMBINATIONS_MIN: Final = 10_000
 
 __all__ = ["FunnelMerge", "FunnelShard"]
@@ -61,6 +62,7 @@ class FunnelShard:
         self._combinations = Combinations(dimensions)
         self._combinations_due = _COMBINATIONS_MIN
         self._chains = [FunnelChains(funnel, self._combinations, retain_ms) for funnel in funnels]
+        self._names = [RowNames(funnel, self._combinations) for funnel in funnels]
         self._counts = [FirstSteps(funnel, self._combinations) for funnel in funnels]
 
     def fold(self, frame: pl.DataFrame, progress: Progress) -> Mapping[str, pl.DataFrame]:
@@ -73,15 +75,16 @@ class FunnelShard:
         return {NAME: pl.concat(found)} if found else {}
 
     def _fold(self, frame: pl.DataFrame) -> list[pl.DataFrame]:
-        seen = self._reader.read(frame, self._combinations.label(frame))
+        labels = self._combinations.label(frame)
+        seen = self._reader.read(frame, labels)
         found = []
-        for funnel, chains, counts in self._each():
-            for step in (1, 2):
-                self._combinations.learn(seen.labels, frame, seen.rows(funnel, step))
-            first = seen.first(funnel)
-            changes = counts.fold(first) + chains.fold(first, seen.later(funnel))
+        for names, (funnel, chains, counts) in zip(self._names, self._each(), strict=True):
+            counting = seen.bits(funnel) & _COUNTED_BY != 0
+            self._combinations.learn(labels, frame, counting.nonzero()[0])
+            first, later = seen.steps(funnel)
+            changes = counts.fold(first) + chains.fold(first, later)
             if changes:
-                found.append(increments(funnel, self._combinations, changes))
+                found.append(increments(names, changes))
         return [rows for rows in found if rows.height]
 
     def _forget_combinations(self) -> None:

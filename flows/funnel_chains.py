@@ -28,7 +28,7 @@ Keys = npt.NDArray[np.uint64]
 Rows = tuple[Int64s, Int64s, Int64s, Int64s]  # of anchors, chains, events, entries
 
 BEFORE_ALL: Final = -(1 << 62)
-_FORGET_EVERY_MS: Final = 900_000
+_FORGET_EVERY_MS: Final = 1_800_000
 _OUT: Final = 1 << 15
 
 
@@ -72,6 +72,7 @@ class FunnelChains:
         self._width = fp.STEPS + 6 * self._rules.later
         self._out = fp.Out(*(np.zeros(_OUT, dtype=np.int64) for _ in fp.Out._fields))
         self._forget_at = BEFORE_ALL
+        self._oldest = 1 << 62  # the earliest event since it was last forgotten
         self._changed: list[Int64s] | None = None  # pairs; None: nobody has asked for a snapshot yet
         self._new_anchors: list[Int64s] = []
         self._load(*(np.zeros((0, w), dtype=np.int64) for w in self._widths()))
@@ -82,6 +83,8 @@ class FunnelChains:
     def fold(self, first: FirstEvents, later: Int64s) -> list[Changes]:
         """Take in events: what changes in the rows."""
         self._make_room(len(first.time), len(later))
+        for times in (first.time, later[:, fp.E_TIME]):
+            self._oldest = min(self._oldest, int(times.min(initial=self._oldest)))
         values = self._combinations.values()
         s = self._state
         fp.add_anchors(s, self._rules, values, first.user, first.pair, first.time, first.label)
@@ -113,12 +116,12 @@ class FunnelChains:
         self.floor = max(self.floor, watermark - self._retain)
         if self.floor < self._forget_at:
             return
-        started = self._forget_at > BEFORE_ALL
         # Shards take turns, so that not all of them pause at once: the first user's hash tells their turn.
         turn = int(self._state.anchors[0, fp.KEY]) % 16 * _FORGET_EVERY_MS // 16
         self._forget_at = (self.floor // _FORGET_EVERY_MS + 1) * _FORGET_EVERY_MS + turn
-        if started:
+        if self._oldest < self.floor:
             self._forget()
+            self._oldest = self.floor
 
     def _forget(self) -> None:
         s, floor = self._state, self.floor
@@ -232,7 +235,7 @@ class FunnelChains:
         """See `flows.kernel.Persistent`."""
         blobs = [msgspec.msgpack.decode(blob, type=_Blob) for blob in (snapshot, *deltas) if blob]
         blobs = blobs or [_Blob(BEFORE_ALL, b"", b"", b"", b"", b"")]
-        self.floor, self._forget_at = blobs[-1].floor, BEFORE_ALL
+        self.floor, self._forget_at, self._oldest = blobs[-1].floor, BEFORE_ALL, BEFORE_ALL
         of_anchors, of_chains, of_events, of_entries = self._widths()
         replaced = [np.frombuffer(blob.pairs, dtype="<i8") for blob in blobs]
         self._load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 
 from flows.funnel_events import FirstEvents
-from flows.funnel_pairs import CODE_BITS, HOUR_BITS, STEP_BITS, UNREACHED
-from flows.funnel_values import ABSENT, Combinations
+from flows.funnel_pairs import ABSENT, CODE_BITS, HOUR_BITS, STEP_BITS, UNREACHED
+from flows.funnel_values import Combinations
 from flows.keyed_set import KeyedSet
 from schemas.funnels import BUCKET_MS, Funnel
 from schemas.hashing import hash64, mix
@@ -100,55 +100,53 @@ def _uncancelled(cell: Int64s, time: Int64s) -> tuple[Int64s, Int64s]:
     took = np.where(time < 0, -1 - time, time)
     order = np.lexsort((took, cell))
     cell, time, took = cell[order], time[order], took[order]
-    begins = np.flatnonzero(np.append(True, (cell[1:] != cell[:-1]) | (took[1:] != took[:-1])))  # noqa: FBT003
+    begins = np.flatnonzero(np.append(True, (cell[1:] != cell[:-1]) | (took[1:] != took[:-1])))
     net = np.add.reduceat(np.where(time < 0, -1, 1), begins)
     cell, took = np.repeat(cell[begins], np.abs(net)), np.repeat(took[begins], np.abs(net))
     return cell, np.where(np.repeat(net, np.abs(net)) < 0, -1 - took, took)
 
 
-def increments(funnel: Funnel, combinations: Combinations, changes: Sequence[Changes]) -> pl.DataFrame:
+class RowNames:
+    """The columns of INCREMENTS that name the rows of cells."""
+
+    def __init__(self, funnel: Funnel, combinations: Combinations) -> None:
+        self._combinations = combinations
+        self._hashes = hash64(pl.Series([f"{funnel.name}\0{unit}" for unit in funnel.units])).to_numpy()
+        self._funnel, self._units = pa.array([funnel.name]), pa.array(funnel.units)
+
+    def columns(self, cell: Int64s) -> list[pa.Array]:
+        """Row, funnel, unit, bucket_start, dim, value and step of each cell."""
+        hour = cell & ((1 << HOUR_BITS) - 1)
+        code = (cell >> HOUR_BITS) & ((1 << CODE_BITS) - 1)
+        step = (cell >> (HOUR_BITS + CODE_BITS)) & ((1 << STEP_BITS) - 1)
+        unit = cell >> (HOUR_BITS + CODE_BITS + STEP_BITS)
+        place = mix(self._hashes[unit], ((hour << STEP_BITS) | step).astype(np.uint64))
+        names = [self._combinations.names[c] for c in code.tolist()]
+        return [
+            pa.array(mix(place, self._combinations.hashes[code])),
+            self._funnel.take(pa.array(np.zeros(len(cell), dtype=np.int64))),
+            self._units.take(pa.array(unit)),
+            pa.array(hour * BUCKET_MS),
+            pa.array([dim for dim, _ in names], type=pa.string()),
+            pa.array([value for _, value in names], type=pa.string()),
+            pa.array(step.astype(np.uint8)),
+        ]
+
+
+def increments(names: RowNames, changes: Sequence[Changes]) -> pl.DataFrame:
     """Changes summed per row of the table, with the row's names: a frame of INCREMENTS."""
     every, *sums, time = (np.concatenate([getattr(c, name) for c in changes]) for name in Changes.__slots__)
-    if not len(every):
-        return pl.DataFrame(schema=INCREMENTS)
-    cell, place = np.unique(every, return_inverse=True)
-    reached, amount, other = (_summed(place, column, len(cell)) for column in sums)
+    order = np.argsort(every)
+    ordered = every[order]
+    begins = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(every)])
+    cell = ordered[begins]
+    figures = [np.add.reduceat(column[order], begins) if len(begins) else column for column in sums]
     timed = np.flatnonzero(time < UNREACHED)
     of_time, times = _uncancelled(every[timed], time[timed]) if len(timed) else (every[:0], time[:0])
     offsets = np.append(np.searchsorted(of_time, cell), len(of_time))
-    kept = np.flatnonzero((reached != 0) | (amount != 0) | (other != 0) | (np.diff(offsets) > 0))
-    lists = pl.Series("times", pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(times)))
-    names = _names(funnel, combinations, cell[kept])
-    figures = {
-        "reached": reached[kept],
-        "amount_minor": amount[kept],
-        "other_currency_events": other[kept],
-        "times": lists.gather(kept),
-    }
-    return pl.DataFrame(names | figures, schema=INCREMENTS)
-
-
-def _summed(place: npt.NDArray[np.intp], values: Int64s, count: int) -> Int64s:
-    total = np.zeros(count, dtype=np.int64)
-    np.add.at(total, place, values)
-    return total
-
-
-def _names(funnel: Funnel, combinations: Combinations, cell: Int64s) -> dict[str, Any]:
-    """The columns that name the rows of cells."""
-    hour = cell & ((1 << HOUR_BITS) - 1)
-    code = (cell >> HOUR_BITS) & ((1 << CODE_BITS) - 1)
-    step = (cell >> (HOUR_BITS + CODE_BITS)) & ((1 << STEP_BITS) - 1)
-    unit = cell >> (HOUR_BITS + CODE_BITS + STEP_BITS)
-    name = hash64(pl.Series([f"{funnel.name}\0{unit}" for unit in funnel.units])).to_numpy()
-    names = [combinations.names[c] for c in code.tolist()]
-    place = mix(name[unit], ((hour << STEP_BITS) | step).astype(np.uint64))
-    return {
-        "row": mix(place, combinations.hashes[code]),
-        "funnel": [funnel.name] * len(cell),
-        "unit": [funnel.units[u] for u in unit.tolist()],
-        "bucket_start": hour * BUCKET_MS,
-        "dim": [dim for dim, _ in names],
-        "value": [value for _, value in names],
-        "step": step.astype(np.uint8),
-    }
+    kept = np.flatnonzero(np.any(figures, axis=0) | (np.diff(offsets) > 0))
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(times))
+    columns = [*names.columns(cell[kept]), *(pa.array(f[kept]) for f in figures), lists.take(pa.array(kept))]
+    frame = pl.from_arrow(pa.table(columns, names=list(INCREMENTS)))
+    assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
+    return frame

@@ -25,11 +25,11 @@ from flows.funnel_pairs import (
     ENTRY_LABEL,
     EVENTS,
     EXCLUSION,
+    FREE_EVENT,
     LABEL,
     LATE,
     LATE_LABEL,
     MOST_CHAINS,
-    FREE_EVENT,
     N_CHAINS,
     N_VIEWS,
     NEVER,
@@ -76,13 +76,13 @@ def note_chains(s: State, at: int) -> int:
 def _comes_after(s: State, v: Values, row: int, other: int) -> bool:
     time, than = s.events[row, E_TIME], s.events[other, E_TIME]
     if time != than or s.events[row, E_STEP] != 2 or s.events[other, E_STEP] != 2:
-        return time > than
+        return bool(time > than)
     return outranks(v, s.events[row, E_LABEL], s.events[other, E_LABEL])
 
 
 @inlined
 def note_events(s: State, v: Values, at: int) -> int:
-    """Put the pair's waiting events into `scratch`, by time and, step 2 ones of one time, by rank; how many there are."""
+    """Put the pair's waiting events into `scratch`, by time, step 2 ones of one time by rank; how many there are."""
     count, row = 0, s.heads[at, EVENTS]
     while row >= 0:
         count, row = count + 1, s.events[row, E_NEXT]
@@ -118,7 +118,7 @@ def _begin(s: State, r: Rules, at: int, event: int) -> int:
         anchor = s.anchors[anchor, BEFORE]
     if anchor >= 0 and s.chains[row, ENTRY] - s.anchors[anchor, TIME] <= r.enter_within:
         s.chains[row, LATE], s.chains[row, LATE_LABEL] = s.anchors[anchor, TIME], s.anchors[anchor, LABEL]
-    return row
+    return int(row)
 
 
 @inlined
@@ -155,21 +155,45 @@ def _next_known(s: State, at: int, after: int) -> int:
 
 
 @inlined
+def _next_view(s: State, e: int, events: int) -> int:
+    """The place in `scratch` of the next step 2 event from `e` on; `events` without one."""
+    while e < events and s.events[s.scratch[e], E_STEP] != 2:
+        e += 1
+    return e
+
+
+@inlined
+def _begin_at(s: State, r: Rules, v: Values, at: int, row: int, event: int) -> int:
+    """The chain that begins: `row` where there was one, else of step 2 event `event`; −1 where there is neither."""
+    if row < 0 and event >= 0:
+        row = _begin(s, r, at, event)
+        remember(s, at, s.chains[row, ENTRY])
+    elif event >= 0 and outranks(v, s.events[event, E_LABEL], s.chains[row, ENTRY_LABEL]):
+        s.chains[row, ENTRY_LABEL] = s.events[event, E_LABEL]
+    if event >= 0:
+        s.events[event, E_PAIR] = DEAD
+    return row
+
+
+@inlined
+def stay(s: State, before: int) -> int:
+    """Put the pair's chains into `mine` where there is no step 2 event; how many there are."""
+    for c in range(before):
+        s.mine[c] = s.old[c, s.chains.shape[1]]
+    return before
+
+
+@inlined
 def enter(s: State, r: Rules, v: Values, floor: int, at: int, before: int, events: int) -> int:
     """Put the pair's chains into `mine`, by entry, after its step 2 events; how many there are.
 
     In order of time, a step 2 event begins a chain unless an entry before it is remembered.
     """
     width, settled = s.chains.shape[1], floor + r.remember
-    if s.heads[at, VIEWS] == 0:
-        for c in range(before):
-            s.mine[c] = s.old[c, width]
-        return before
     count, c, e, time, covered_until = 0, 0, 0, NEVER, NEVER
     current, begun_by = -1, -1
     while True:
-        while e < events and s.events[s.scratch[e], E_STEP] != 2:
-            e += 1
+        e = _next_view(s, e, events)
         entry = s.old[c, ENTRY] if c < before else UNREACHED
         view = s.events[s.scratch[e], E_TIME] if e < events else UNREACHED
         time = min(entry, view, _next_known(s, at, time))
@@ -178,24 +202,17 @@ def enter(s: State, r: Rules, v: Values, floor: int, at: int, before: int, event
         row, event = -1, -1
         if entry == time:
             row, c = s.old[c, width], c + 1
-        while e < events and s.events[s.scratch[e], E_TIME] == time:
-            if s.events[s.scratch[e], E_STEP] == 2:
-                event = s.scratch[e]
-                if time <= settled:
-                    s.events[event, E_PAIR] = DEAD
-            e += 1
+        while view == time:  # of several at one time the last counts, which has the highest rank
+            event, e = s.scratch[e], _next_view(s, e + 1, events)
+            if time <= settled:
+                s.events[event, E_PAIR] = DEAD
+            view = s.events[s.scratch[e], E_TIME] if e < events else UNREACHED
         if time <= covered_until:
             if row >= 0 and current >= 0:
                 _supersede(s, r, at, row, current, begun_by, settled)
             continue
-        covered_until, current, begun_by = time + r.remember, row, event
-        if row < 0 and event >= 0:
-            current = _begin(s, r, at, event)
-            remember(s, at, time)
-        elif event >= 0 and outranks(v, s.events[event, E_LABEL], s.chains[row, ENTRY_LABEL]):
-            s.chains[row, ENTRY_LABEL] = s.events[event, E_LABEL]
-        if event >= 0:
-            s.events[event, E_PAIR] = DEAD
+        covered_until, begun_by = time + r.remember, event
+        current = _begin_at(s, r, v, at, row, event)
         if current >= 0:
             s.mine[count] = current
             count += 1

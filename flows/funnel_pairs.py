@@ -34,9 +34,9 @@ KEY, TIME, LABEL, BEFORE = range(4)
 """Columns of `anchors`: whose step 1, when, its dimension values; the row with the next earlier time."""
 
 PAIR, USER, ENTRY, ENTRY_LABEL, ANCHOR, ANCHOR_LABEL, LATE, LATE_LABEL, STOP, NEXT, NEXT_OF_USER, STEPS = range(12)
-"""Columns of `chains`. `LATE`: the anchor as of now, which becomes `ANCHOR` when the pair is followed. `STOP`: the first
-exclusion. From `STEPS` on, per step from the third: first time, amount and other-currency events of the events that are
-safe, then the same of all events so far."""
+"""Columns of `chains`. `LATE`: the anchor as of now, which becomes `ANCHOR` when the pair is followed. `STOP`: the
+first exclusion. From `STEPS` on, per step from the third: first time, amount and other-currency events of the events
+that are safe, then the same of all events so far."""
 
 E_PAIR, E_USER, E_TIME, E_STEP, E_LABEL, E_AMOUNT, E_OTHER, E_NEXT = range(8)
 """Columns of `events`: the ones that wait."""
@@ -49,8 +49,8 @@ CHAINS, EVENTS, ENTRIES, VIEWS, TOUCHED = range(5)
 
 N_ANCHORS, N_CHAINS, N_EVENTS, N_ENTRIES = range(4)
 N_ANCHOR_KEYS, N_USERS, N_PAIRS, N_TOUCHED, N_FIRSTS, N_OUT, N_VIEWS, MOST_CHAINS, FREE_EVENT = range(4, 13)
-"""Places of `used`: rows and keys in use, step 2 events that wait, the most chains that a pair has had, and the first of
-a list of rows of `events` that are free."""
+"""Places of `used`: rows and keys in use, step 2 events that wait, the most chains that a pair has had, and the first
+of a list of rows of `events` that are free."""
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MURMUR_1: Final = np.uint64(0xFF51AFD7ED558CCD)
@@ -117,7 +117,7 @@ class Out(NamedTuple):
 def slot_of(keys: Int64s, key: int) -> int:
     """The slot of a key, or the free one where it would go."""
     mask = len(keys) - 1
-    at = np.int64((np.uint64(key) * _GOLDEN) >> np.uint64(20)) & mask
+    at = int(np.int64((np.uint64(key) * _GOLDEN) >> np.uint64(20))) & mask
     while keys[at] not in (0, key):
         at = (at + 1) & mask
     return at
@@ -132,7 +132,7 @@ def mixed(first: int, second: int) -> int:
     bits ^= bits >> np.uint64(33)
     bits *= _MURMUR_2
     bits ^= bits >> np.uint64(33)
-    return np.int64(bits | np.uint64(bits == 0))
+    return int(np.int64(bits | np.uint64(bits == 0)))
 
 
 @inlined
@@ -150,11 +150,13 @@ def place_of(v: Values, label: int) -> int:
 
 @inlined
 def outranks(v: Values, label: int, other: int) -> bool:
+    """Whether of two events of one millisecond the one with `label` counts, not the one with `other`."""
     return label != other and v.ranks[place_of(v, label)] > v.ranks[place_of(v, other)]
 
 
 @inlined
 def touch(s: State, slot: int) -> None:
+    """Let a pair be followed."""
     if s.heads[slot, TOUCHED] == 0:
         s.heads[slot, TOUCHED] = 1
         s.touched[s.used[N_TOUCHED]] = slot
@@ -163,6 +165,7 @@ def touch(s: State, slot: int) -> None:
 
 @inlined
 def pair_slot(s: State, pair: int) -> int:
+    """The slot of a pair, which it gets if it has none."""
     at = slot_of(s.pair_keys, pair)
     if s.pair_keys[at] == 0:
         s.pair_keys[at] = pair
@@ -263,6 +266,7 @@ def add_events(s: State, r: Rules, floor: int, rows: Int64s) -> None:
 
 @inlined
 def link_user(s: State, row: int) -> None:
+    """Put a chain into its user's list."""
     at = slot_of(s.user_keys, s.chains[row, USER])
     if s.user_keys[at] == 0:
         s.user_keys[at], s.user_heads[at], s.user_latest[at] = s.chains[row, USER], -1, NEVER
@@ -297,6 +301,7 @@ def link_chains(s: State, count: int) -> None:
 
 @inlined
 def remember(s: State, at: int, entry: int) -> None:
+    """Put an entry into the list of the pair in slot `at`."""
     row = s.used[N_ENTRIES]
     s.used[N_ENTRIES] += 1
     s.entries[row, R_PAIR], s.entries[row, R_ENTRY] = s.pair_keys[at], entry

@@ -74,7 +74,8 @@ def rows_of(s: fp.State, pairs: Int64s, head: int) -> Int64s:
     places = np.zeros(_list(s, pairs, head, rows, link, np.zeros(0, dtype=np.int64)), dtype=np.int64)
     _list(s, pairs, head, rows, link, places)
     found = rows[places]
-    return found[found[:, 0] != fp.DEAD]
+    living: Int64s = found[found[:, 0] != fp.DEAD]
+    return living
 
 
 @compiled
@@ -97,7 +98,7 @@ def standing(matrices: Sequence[Int64s], replaced: Sequence[Int64s]) -> Int64s:
     state = np.repeat(np.arange(len(replaced)), [len(pairs) for pairs in replaced])
     order = np.lexsort((state, mentioned))
     mentioned, state = mentioned[order], state[order]
-    last = np.append(mentioned[1:] != mentioned[:-1], True)[: len(mentioned)]  # noqa: FBT003  # a value of the array
+    last = np.append(mentioned[1:] != mentioned[:-1], True)[: len(mentioned)]
     mentioned, state = mentioned[last], state[last]
     kept = []
     for number, rows in enumerate(matrices):

@@ -6,7 +6,7 @@ since the bucket's start, then (of two at once) the time from step 1.
 
 from __future__ import annotations
 
-from flows.funnel_follow import enter, keep_chains, keep_events, note_chains, note_events, pass_steps
+from flows.funnel_follow import enter, keep_chains, keep_events, note_chains, note_events, pass_steps, stay
 from flows.funnel_pairs import (
     ABSENT,
     ANCHOR,
@@ -56,13 +56,13 @@ def _arrival(r: Rules, rows: Int64s, row: int, step: int) -> int:
     """When a chain first was at a step (as in `_cell`); UNREACHED also where it has no step 1."""
     if rows[row, ANCHOR] == NEVER:
         return UNREACHED
-    return rows[row, ENTRY] if step < 0 else rows[row, STEPS + 3 * (r.later + step)]
+    return int(rows[row, ENTRY] if step < 0 else rows[row, STEPS + 3 * (r.later + step)])
 
 
 @inlined
 def _score(rows: Int64s, row: int, time: int) -> int:
     anchor = rows[row, ANCHOR]
-    return ((time - anchor // BUCKET * BUCKET) << TOOK_BITS) | (time - anchor)
+    return int(((time - anchor // BUCKET * BUCKET) << TOOK_BITS) | (time - anchor))
 
 
 @inlined
@@ -91,7 +91,7 @@ def _before_of(s: State, row: int, before: int) -> int:
 @inlined
 def _is_same(s: State, c: int, row: int, label: int) -> bool:
     """Whether a chain counts in the bucket and by the values it counted by before."""
-    return s.old[c, ANCHOR] == s.chains[row, ANCHOR] and s.old[c, label] == s.chains[row, label]
+    return bool(s.old[c, ANCHOR] == s.chains[row, ANCHOR] and s.old[c, label] == s.chains[row, label])
 
 
 @inlined
@@ -124,9 +124,13 @@ def _count_amounts(s: State, r: Rules, v: Values, out: Out, unit: int, label: in
 
 
 @inlined
-def _count_side(s: State, r: Rules, v: Values, out: Out, label: int, now: bool, count: int) -> None:
-    """Count the pair at each step that its chains (before, or now) reach: once per bucket and value, the first arrival."""
-    rows, sign = (s.chains, 1) if now else (s.old, -1)
+def _count_side(s: State, r: Rules, v: Values, out: Out, label: int, sign: int, count: int) -> None:
+    """Count the pair at the steps that its chains reach now (sign 1), or uncount it at those of before (−1).
+
+    Once per bucket, value and step, with the first arrival.
+    """
+    now = sign > 0
+    rows = s.chains if now else s.old
     for c in range(count):
         row = s.mine[c] if now else c
         for step in range(-1, r.later):
@@ -159,8 +163,8 @@ def _count_pair(s: State, r: Rules, v: Values, out: Out, before: int, count: int
             changed = changed or _arrival(r, s.old, 0, step) != _arrival(r, s.chains, row, step)
         if not changed:
             return
-    _count_side(s, r, v, out, label, False, before)
-    _count_side(s, r, v, out, label, True, count)
+    _count_side(s, r, v, out, label, -1, before)
+    _count_side(s, r, v, out, label, 1, count)
 
 
 @inlined
@@ -197,9 +201,8 @@ def _first_of_user(s: State, r: Rules, v: Values, user: int, step: int, d: int, 
 
 
 @inlined
-def _count_user(s: State, r: Rules, v: Values, out: Out, before: int, count: int) -> None:
-    """Changes of the rows of the unit user: of all chains of a user the first arrival counts."""
-    _count_amounts(s, r, v, out, r.user_unit, ANCHOR_LABEL, before, count)
+def _gain_firsts(s: State, r: Rules, v: Values, out: Out, before: int, count: int) -> None:
+    """Let new arrivals of the pair's chains be their user's first where they are."""
     for c in range(count):
         row = s.mine[c]
         then = _before_of(s, row, before)
@@ -215,23 +218,29 @@ def _count_user(s: State, r: Rules, v: Values, out: Out, before: int, count: int
                     at = _first_slot(s, s.chains[row, USER], cell)
                     if score < s.first_scores[at]:
                         _set_first(s, out, cell, at, score)
+
+
+@inlined
+def _lose_firsts(s: State, r: Rules, v: Values, out: Out, before: int) -> None:
+    """Where a first arrival of a user was one that is no more, find the user's first among the others."""
     for c in range(before):
-        row = s.old[c, s.chains.shape[1]]
+        row, user, anchor = s.old[c, s.chains.shape[1]], s.old[c, USER], s.old[c, ANCHOR]
         same = s.chains[row, PAIR] != DEAD and _is_same(s, c, row, ANCHOR_LABEL)
         for step in range(-1, r.later):
             time = _arrival(r, s.old, c, step)
             if time == UNREACHED or (same and _arrival(r, s.chains, row, step) == time):
                 continue
-            score, codes, anchor = _score(s.old, c, time), place_of(v, s.old[c, ANCHOR_LABEL]), s.old[c, ANCHOR]
+            score, codes = _score(s.old, c, time), place_of(v, s.old[c, ANCHOR_LABEL])
             for d in range(v.codes.shape[1]):
                 code = v.codes[codes, d]
-                if code != ABSENT:
-                    cell = _cell(r.user_unit, step, code, anchor)
-                    at = _first_slot(s, s.old[c, USER], cell)
-                    if score == s.first_scores[at]:  # it may have been this one's
-                        least = _first_of_user(s, r, v, s.old[c, USER], step, d, code, anchor)
-                        if least != score:
-                            _set_first(s, out, cell, at, least)
+                if code == ABSENT:
+                    continue
+                cell = _cell(r.user_unit, step, code, anchor)
+                at = _first_slot(s, user, cell)
+                if score == s.first_scores[at]:  # it may have been this one's
+                    least = _first_of_user(s, r, v, user, step, d, code, anchor)
+                    if least != score:
+                        _set_first(s, out, cell, at, least)
 
 
 @compiled
@@ -245,22 +254,24 @@ def follow(s: State, r: Rules, v: Values, floor: int, out: Out, start: int) -> i
         if s.heads[at, CHAINS] < 0 and s.heads[at, VIEWS] == 0:
             continue
         before, events = note_chains(s, at), note_events(s, v, at)
-        count = enter(s, r, v, floor, at, before, events)
+        count = enter(s, r, v, floor, at, before, events) if s.heads[at, VIEWS] > 0 else stay(s, before)
         for c in range(count):
             pass_steps(s, r, floor, c, count, events)
         keep_events(s, floor, at, events)
         if r.pair_unit >= 0:
             _count_pair(s, r, v, out, before, count)
         if r.user_unit >= 0:
-            _count_user(s, r, v, out, before, count)
+            _count_amounts(s, r, v, out, r.user_unit, ANCHOR_LABEL, before, count)
+            _gain_firsts(s, r, v, out, before, count)
+            _lose_firsts(s, r, v, out, before)
         keep_chains(s, floor, at, count)
-    return s.used[N_TOUCHED]
+    return int(s.used[N_TOUCHED])
 
 
 @inlined
 def room_of(s: State, r: Rules, v: Values, at: int) -> int:
     """The most changes that following one pair can make."""
-    return 8 * (2 * s.used[MOST_CHAINS] + s.heads[at, VIEWS] + 1) * (r.later + 1) * v.codes.shape[1]
+    return int(8 * (2 * s.used[MOST_CHAINS] + s.heads[at, VIEWS] + 1) * (r.later + 1) * v.codes.shape[1])
 
 
 @compiled

@@ -1,10 +1,11 @@
-"""Any order, split, sharding, replay and restore of the same events gives the funnel rows of the plain-Python oracle."""
+"""Any order, split, sharding, replay and restore of the same events gives the funnel rows of the oracle."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -210,7 +211,7 @@ def _run(world: World, funnels: Sequence[Funnel], *, shards: int = 1, restarts: 
     arrivals = _arrivals(world, rng)
     edges = sorted({0, len(arrivals), *world.cuts})
     watermark = FAR_BACK
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         batch = arrivals[begin:end]
         after = max(watermark, max(e["event_time"] for e in batch) - world.jitter)
         engine.fold(batch, watermark, early=world.early and rng.random() < 0.7, after=after)
