@@ -29,6 +29,7 @@ from flows.recovery import RecoveryDir
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
 from flows.steps import MergeLogic, ShardLogic, StepConfig
+from flows.telemetry import configure_logging
 from schemas.rows import RowsError
 from sinks.clickhouse import Store, StoreDownError, StoreError
 from sinks.embedded import EmbeddedError
@@ -185,6 +186,7 @@ def process_main(plan: WorkerPlan) -> None:
     """The main function of a worker process: ends with the outcome's value, or with an error's exit code."""
     # A worker must not outlive the supervisor, which holds the lock.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    configure_logging()
     drain = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: drain.set())
