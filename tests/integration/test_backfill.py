@@ -66,7 +66,8 @@ def test_own_funnel_and_weights_are_a_declaration(tmp_path: Path, store_dir: Pat
 
 def view(time: int, **more: object) -> dict[str, object]:
     return {
-        "topic": "view", "event_time": time, "surface": "video", "video_id": "v", "creator_id": "c", "watch_ms": 1, **more
+        "topic": "view", "event_time": time, "surface": "video", "video_id": "v", "creator_id": "c", "watch_ms": 1,
+        **more,
     }  # fmt: skip
 
 
