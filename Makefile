@@ -57,7 +57,7 @@ $(READY): pyproject.toml requirements.lock
 	echo "making $(VENV) with $$($$python --version) ..."; \
 	rm -rf $(VENV); \
 	$$python -m venv $(VENV); \
-	{ command -v uv >/dev/null && VIRTUAL_ENV=$(VENV) uv pip install --quiet --require-hashes -r requirements.lock; } \
-	  || $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements.lock; \
+	{ command -v uv >/dev/null && VIRTUAL_ENV=$(VENV) uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock; } \
+	  || $(BIN)/python -m pip install --quiet --compile --disable-pip-version-check --require-hashes -r requirements.lock; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
