@@ -96,14 +96,25 @@ class FirstSteps:
 
 
 def _uncancelled(cell: Int64s, time: Int64s) -> tuple[Int64s, Int64s]:
-    """Times gained and lost (sorted by cell), without those that one cell both gained and lost."""
-    took = np.where(time < 0, -1 - time, time)
-    order = np.lexsort((took, cell))
-    cell, time, took = cell[order], time[order], took[order]
-    begins = np.flatnonzero(np.append(True, (cell[1:] != cell[:-1]) | (took[1:] != took[:-1])))
-    net = np.add.reduceat(np.where(time < 0, -1, 1), begins)
-    cell, took = np.repeat(cell[begins], np.abs(net)), np.repeat(took[begins], np.abs(net))
-    return cell, np.where(np.repeat(net, np.abs(net)) < 0, -1 - took, took)
+    """Times gained and lost (sorted by cell), without those that a cell both gained and lost.
+
+    A pair with several chains is uncounted and counted again as a whole, in rows of mature buckets too, which the merge
+    has forgotten: of those nothing may be left.
+    """
+    lost = time < 0
+    if not lost.any():
+        return cell, time
+    mixed = np.isin(cell, cell[lost])
+    cells, times = cell[mixed], time[mixed]
+    took = np.where(times < 0, -1 - times, times)
+    order = np.lexsort((took, cells))
+    cells, took, sign = cells[order], took[order], np.where(times[order] < 0, -1, 1)
+    begins = np.flatnonzero(np.append(True, (cells[1:] != cells[:-1]) | (took[1:] != took[:-1])))
+    net = np.add.reduceat(sign, begins)
+    cells, times = cells[begins], np.where(net < 0, -1 - took[begins], took[begins])
+    every = np.append(cell[~mixed], np.repeat(cells, np.abs(net)))
+    order = np.argsort(every, kind="stable")
+    return every[order], np.append(time[~mixed], np.repeat(times, np.abs(net)))[order]
 
 
 class RowNames:
@@ -137,12 +148,11 @@ def increments(names: RowNames, changes: Sequence[Changes]) -> pl.DataFrame:
     """Changes summed per row of the table, with the row's names: a frame of INCREMENTS."""
     every, *sums, time = (np.concatenate([getattr(c, name) for c in changes]) for name in Changes.__slots__)
     order = np.argsort(every)
-    ordered = every[order]
-    begins = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(every)])
-    cell = ordered[begins]
+    every, time = every[order], time[order]
+    begins = np.flatnonzero(np.append(True, every[1:] != every[:-1])[: len(every)])
     figures = [np.add.reduceat(column[order], begins) if len(begins) else column for column in sums]
-    timed = np.flatnonzero(time < UNREACHED)
-    of_time, times = _uncancelled(every[timed], time[timed]) if len(timed) else (every[:0], time[:0])
+    cell, timed = every[begins], time < UNREACHED
+    of_time, times = _uncancelled(every[timed], time[timed])
     offsets = np.append(np.searchsorted(of_time, cell), len(of_time))
     kept = np.flatnonzero(np.any(figures, axis=0) | (np.diff(offsets) > 0))
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(times))

@@ -153,16 +153,29 @@ def _count_side(s: State, r: Rules, v: Values, out: Out, label: int, sign: int, 
 
 
 @inlined
+def _count_moves(s: State, r: Rules, v: Values, out: Out, label: int) -> None:
+    """Count the steps at which a pair's only chain has another time than before."""
+    row = s.mine[0]
+    codes = place_of(v, s.chains[row, label])
+    for step in range(r.later):
+        then, time = _arrival(r, s.old, 0, step), _arrival(r, s.chains, row, step)
+        for d in range(v.codes.shape[1] if then != time else 0):
+            if v.codes[codes, d] != ABSENT:
+                cell = _cell(r.pair_unit, step, v.codes[codes, d], s.chains[row, ANCHOR])
+                if then != UNREACHED:
+                    _put(s, out, cell, -1, then - s.chains[row, ANCHOR])
+                if time != UNREACHED:
+                    _put(s, out, cell, 1, time - s.chains[row, ANCHOR])
+
+
+@inlined
 def _count_pair(s: State, r: Rules, v: Values, out: Out, before: int, count: int) -> None:
     """Changes of the rows of the unit (user, held value)."""
     label = ANCHOR_LABEL if r.pair_by_anchor else ENTRY_LABEL
     _count_amounts(s, r, v, out, r.pair_unit, label, before, count)
     if before == count == 1 and s.old[0, s.chains.shape[1]] == s.mine[0] and _is_same(s, 0, s.mine[0], label):
-        row, changed = s.mine[0], False
-        for step in range(r.later):
-            changed = changed or _arrival(r, s.old, 0, step) != _arrival(r, s.chains, row, step)
-        if not changed:
-            return
+        _count_moves(s, r, v, out, label)
+        return
     _count_side(s, r, v, out, label, -1, before)
     _count_side(s, r, v, out, label, 1, count)
 

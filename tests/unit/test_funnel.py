@@ -235,6 +235,22 @@ def test_rows_come_at_once_when_early_else_when_the_bucket_matures() -> None:
     assert merge.emit(Progress(mature, 0, early=True))["funnel"]["reached"].to_list() == [2]
 
 
+def test_an_entry_after_the_room_was_forgotten_leaves_the_rows_of_the_first_alone() -> None:
+    """The pair is counted anew as a whole, and the merge has forgotten the first chain's bucket."""
+    shard, merge = FunnelShard([VIDEO_TO_LIVE], ["category"]), FunnelMerge()
+    standing: dict[tuple[int, int], int] = {}
+    again = T + 10 * DAY + 1
+    for events, watermark in (([video(T), enter(T)], T), ([video(again), enter(again)], again), ([], again + 9 * DAY)):
+        for increments in shard.fold(frame_of(events, shard.columns), Progress(T, 0, early=True)).values():
+            merge.fold([increments])
+        for rows in merge.emit(Progress(watermark, 0, early=True)).values():
+            chosen = rows.filter((pl.col("unit") == "user_live") & (pl.col("dim") == "all"))
+            standing |= {
+                (bucket, step): n for bucket, step, n in chosen.select("bucket_start", "step", "reached").rows()
+            }
+    assert standing == {(T, 2): 1, (again // HOUR * HOUR, 2): 1}
+
+
 def test_a_funnel_declared_otherwise_under_its_name_is_refused() -> None:
     steps = (Step("a", (Match("view"),)), Step("b", (Match("like"),)))
     first, second = (Funnel("own", steps, "live_id", within, 0) for within in (1, 2))
