@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from flows.keyed_set import KeyedSet
+from flows.messages import MIN_TIME
 from flows.watermark import TimeBounds
 
 MINUTE_MS = 60_000
@@ -36,6 +37,7 @@ class Admission:
         self._horizon = -(-horizon_ms // MINUTE_MS)
         self._dedupe = dedupe
         self._ids = KeyedSet(reach=self._horizon)
+        self._newest = MIN_TIME  # greatest event time; not kept: after a restart ids only stay for longer
 
     def admit(self, frame: pl.DataFrame, watermark: int) -> Admitted:
         """Split `frame` (any order) at the given watermark."""
@@ -46,8 +48,13 @@ class Admission:
             late, frame = frame.filter(behind), frame.filter(~behind)
         if not self._dedupe:
             return Admitted(frame, frame.clear(), late)
-        first = self._ids.first_seen(frame["event_time"].to_numpy() // MINUTE_MS, frame["id_hash"].to_numpy())
-        self._ids.expire((watermark - self._bounds.allowed_lateness) // MINUTE_MS - self._horizon)
+        times = frame["event_time"].to_numpy()
+        first = self._ids.first_seen(times // MINUTE_MS, frame["id_hash"].to_numpy())
+        # With all partitions idle the watermark follows the clock: ids go by the events' own time, or copies of what
+        # re-opens a window would count.
+        self._newest = max(self._newest, int(times.max(initial=MIN_TIME)))
+        passed = min(watermark, self._newest - self._bounds.out_of_orderness)
+        self._ids.expire((passed - self._bounds.allowed_lateness) // MINUTE_MS - self._horizon)
         if first.all():
             return Admitted(frame, frame.clear(), late)
         mask = pl.Series(first)

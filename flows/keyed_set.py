@@ -48,7 +48,8 @@ class KeyedSet:
     def first_seen(self, buckets: Int64s, keys: Keys) -> Mask:
         """True at the first place of each (bucket, key) that the set did not hold; such pairs are added.
 
-        Shapes: `buckets`, `keys` and the answer are of length n. A bucket that has expired holds nothing any more.
+        Shapes: `buckets`, `keys` and the answer are of length n. A pair added to a bucket that has expired is held
+        until the table is next laid out anew.
         """
         new = np.zeros(len(keys), dtype=np.bool_)
         if not len(keys):
@@ -134,8 +135,8 @@ def _add(keys: Keys, buckets: Buckets, slots: Keys, places: Buckets, reach: int,
         bucket = buckets[i]
         at = _home(key, bucket, reach, size)
         while slots[at] != 0:
-            held = places[at]
-            if slots[at] == key and held >= floor and abs(np.int64(held) - np.int64(bucket)) <= reach:
+            near = abs(np.int64(places[at]) - np.int64(bucket)) <= reach
+            if slots[at] == key and near and (places[at] >= floor or bucket < floor):
                 break
             at = (at + 1) & (size - 1)
         if slots[at] == 0:
