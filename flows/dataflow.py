@@ -18,6 +18,7 @@ import polars as pl
 from bytewax.dataflow import Dataflow
 
 from flows.messages import Frame, MergeItem, Rows, ShardItem, SourceItem, SourceProgress
+from flows.parts import ledger_frame
 from flows.source import IntakeSource
 from flows.steps import LEDGER, ROUTER, MergeLogic, ShardLogic, StepConfig
 from sinks.rows_sink import RowsSink
@@ -74,9 +75,9 @@ class Router:
         out: list[Routed] = [
             (key, ShardItem(shard, by_shard.get(shard), progress)) for shard, key in enumerate(self._keys)
         ]
-        ledger = [s.ledger for s in slices if s.ledger is not None]
-        if ledger:
-            out.append((LEDGER, _to_ledger([self._pack(frame) for frame in ledger], progress)))
+        if slices:
+            counts = self._pack(ledger_frame(np.concatenate([s.ledger for s in slices])))
+            out.append((LEDGER, _to_ledger([counts], progress)))
         for table, frames in (
             ("late_events", [s.late for s in slices if s.late is not None]),
             ("dead_letters", [s.dead for s in slices if s.dead is not None]),

@@ -17,9 +17,10 @@ import zstandard
 from flows.errors import Usage
 from flows.intake import Intake
 from flows.messages import MIN_TIME
-from flows.parts import MINUTE_MS, Messages, PartBuilder, kind_names
+from flows.parts import MINUTE_MS, UNKNOWN_KIND, Kinds, Messages, PartBuilder, Stretch
 from flows.source import PartitionState
 from schemas.decode import Decoded
+from schemas.events import KIND
 
 
 def open_lines(path: Path) -> IO[bytes]:
@@ -125,12 +126,13 @@ class FileFeed:
         decoded = self._builder.decoder.decode_lines(lines, now)
         offsets = np.arange(reader.offset, reader.offset + count, dtype=np.int64)
         minutes = np.full(count, self._minute, dtype=np.int64)
-        messages = Messages(reader.index, offsets, minutes, lines, now)
-        part = self._builder.build(messages, decoded, _topics(decoded), reader.max_event_time)
+        stretch = Stretch(reader.index, 0, count, reader.max_event_time)
+        messages = Messages([stretch], offsets, minutes, _kinds(decoded, count), lines, now)
+        (part,) = self._builder.build(messages, decoded)
         reader.offset += count
         reader.max_event_time = int(part.maxima[-1])
         self.lines += count
-        self._count_late(part.late)
+        self._count_late(part.late.frame)
         self._intake.put(name, part)
 
     def _count_late(self, late: pl.DataFrame) -> None:
@@ -140,11 +142,13 @@ class FileFeed:
             self.worst_lateness_ms = max(self.worst_lateness_ms, behind)
 
 
-def _topics(decoded: Decoded) -> pl.Series:
-    """The topic that each line names; empty where it names none."""
-    valid = decoded.frame.select("row", kind_names(decoded.frame["kind"]).alias("topic"))
-    both = pl.concat([valid, decoded.rejects.select("row", "topic")]).sort("row")
-    return both["topic"].fill_null("")
+def _kinds(decoded: Decoded, count: int) -> Kinds:
+    """The topic that each line names, by number."""
+    kinds = np.full(count, UNKNOWN_KIND, dtype=np.uint8)
+    kinds[decoded.frame["row"].to_numpy()] = decoded.frame["kind"].to_numpy()
+    named = decoded.rejects.filter(pl.col("topic").is_in(list(KIND)))
+    kinds[named["row"].to_numpy()] = [KIND[topic] for topic in named["topic"]]
+    return kinds
 
 
 class _Reader:

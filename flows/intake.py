@@ -108,6 +108,11 @@ class Intake:
         """Messages that wait, of all partitions."""
         return sum(lane.messages for lane in self._lanes.values())
 
+    def all_read(self) -> bool:
+        """Whether something waits and nothing will join it: every partition was read to its end."""
+        lanes = self._lanes.values()
+        return any(lane.waiting for lane in lanes) and not any(lane.backlog for lane in lanes)
+
     def starved(self) -> bool:
         """Whether nothing that waits may be released: the feed must read on."""
         with self._lock:

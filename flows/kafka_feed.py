@@ -1,6 +1,6 @@
 """Reads the partitions of one worker from Kafka: one consumer, a thread that fetches and a thread that decodes.
 
-Both overlap with the dataflow's own thread, since librdkafka and Polars release the GIL.
+Both overlap with the dataflow's own thread: what they do for each message is compiled and needs no GIL.
 """
 
 from __future__ import annotations
@@ -8,18 +8,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 import structlog
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from flows.intake import Intake
-from flows.parts import MINUTE_MS, Messages, PartBuilder
-from schemas.decode import Decoded
+from flows.kafka_batch import Batch, BatchReader, Trouble
+from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
+from schemas.events import KIND
 
 log = structlog.get_logger()
 
@@ -34,8 +32,6 @@ TUNING = {
 }
 """librdkafka's fetch settings; a no-op loop reads 2.6 times as fast with them as without (DESIGN.md)."""
 
-Rows = npt.NDArray[np.int64]
-
 _FATAL = frozenset(
     {
         # Underscored names are the library's public ones for errors of its own.
@@ -48,10 +44,8 @@ _FATAL = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
-_DECODE_APART = 1_000
-_POLL_SECONDS = 0.05
+_FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
 _GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
-_CHUNK = 2_000  # messages a call: it holds the GIL while it makes their objects, and the dataflow waits
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
 
@@ -78,9 +72,10 @@ class KafkaFeed:
         clock: Callable[[], int],
     ) -> None:
         self._consumer, self._intake, self._builder = consumer, intake, builder
-        self._prefix, self._batch, self._max_waiting = prefix, batch_messages, max_waiting
+        self._reader = BatchReader(consumer, batch_messages)
+        self._prefix, self._max_waiting = prefix, max_waiting
         self._known, self._discover, self._clock = known, discover, clock
-        self._fetched: queue.Queue[list[Message] | None] = queue.Queue(2)
+        self._fetched: queue.Queue[Batch | None] = queue.Queue(2)
         self._read: dict[str, tuple[int, int]] = {}  # lane → next offset to decode, greatest event time decoded
         self._paused: set[str] = set()
         self._unassigned: queue.SimpleQueue[TopicPartition] = queue.SimpleQueue()
@@ -113,6 +108,7 @@ class KafkaFeed:
         for thread in self._threads:
             thread.join(10)
         self._commit(wait=True)
+        self._reader.close()
         self._consumer.close()
         if self.key_mismatches:
             log.info("messages whose key is not their user_id (accepted)", messages=self.key_mismatches)
@@ -138,12 +134,9 @@ class KafkaFeed:
             if not self._may_read():
                 time.sleep(0.002)
                 continue
-            messages = self._consumer.consume(_CHUNK, _POLL_SECONDS)
-            until = time.monotonic() + _GATHER_SECONDS
-            while messages and len(messages) < self._batch and (left := until - time.monotonic()) > 0:
-                messages += self._consumer.consume(_CHUNK, left)
-            if messages:
-                self._fetched.put(messages)
+            batch = self._reader.read(_GATHER_SECONDS)
+            if batch is not None:
+                self._fetched.put(batch)
         self._fetched.put(None)
 
     def _assign(self) -> None:
@@ -202,125 +195,51 @@ class KafkaFeed:
                 log.warning("consumer group commit failed", error=str(error))
 
     def _decode(self) -> None:
-        while (messages := self._fetched.get()) is not None:
-            messages, ends = _without_errors(messages)
-            touched: set[str] = set(ends)
-            for topic, mine in _by_topic(messages):
-                touched |= self._decode_topic(topic.removeprefix(self._prefix), mine)
+        while (batch := self._fetched.get()) is not None:
+            ends = self._ends(batch.troubles)
+            touched = set(ends)
+            if len(batch):
+                touched |= self._decode_batch(batch)
             for name in touched:
                 # The end of a partition is reported in order, after its last message.
-                lane = name.removeprefix(self._prefix)
-                self._intake.caught_up(lane, caught_up=ends.get(name, -1) >= self._read[lane][0])
+                self._intake.caught_up(name, caught_up=ends.get(name, -1) >= self._read[name][0])
 
-    def _decode_topic(self, topic: str, messages: list[Message]) -> set[str]:
-        """Put one part for each partition; the names of their lanes at the broker."""
+    def _decode_batch(self, batch: Batch) -> set[str]:
+        """Put a part for each partition; the names of their lanes."""
         now = self._clock()
-        values = list(map(Message.value, messages))
-        offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=len(messages))
-        groups = _by_partition(messages)
-        stamps, append_time = _stamps(messages, [rows for _, rows in groups])
-
-        def own_times() -> Rows:
-            return np.fromiter((m.timestamp()[1] for m in messages), dtype=np.int64, count=len(messages))
-
-        keys = list(map(Message.key, messages))
-        if append_time:  # `stamps` are lower bounds: each message's own time is asked for only when one is passed
-            decoded = self._builder.decoder.decode(topic, values, stamps, keys, own_times)
-        else:
-            decoded = self._builder.decoder.decode(topic, values, now, keys)
+        topics = [run.topic.removeprefix(self._prefix) for run in batch.runs]
+        names = [lane_name(topic, run.partition) for topic, run in zip(topics, batch.runs, strict=True)]
+        sizes = [run.last - run.first for run in batch.runs]
+        kinds = np.repeat(np.array([KIND[topic] for topic in topics], dtype=np.int64), sizes)
+        append_time = np.repeat(np.array([run.append_time for run in batch.runs]), sizes)
+        record_ms = np.where(append_time, batch.stamps, now)
+        decoded = self._builder.decoder.decode_batch(batch.values, kinds, record_ms, batch.keys)
         self.key_mismatches += decoded.key_mismatches
-        self._intake.lag_ms = now - int(stamps[-1]) if stamps[-1] > 0 else 0
-        minutes = np.maximum(stamps, 0) // MINUTE_MS * MINUTE_MS
-        for number, rows in groups:
-            name = lane_name(topic, number)
-            whole = len(groups) == 1
-            mine = decoded if whole else _of_partition(decoded, rows, len(messages))
-            part_values = values if whole else [values[i] for i in rows.tolist()]
-            batch = Messages(number, offsets[rows], minutes[rows], part_values, now)
-            topics = pl.Series("topic", [topic]).new_from_index(0, len(rows))
-            part = self._builder.build(batch, mine, topics, self._read[name][1])
+        last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
+        self._intake.lag_ms = max(0, now - last) if last > 0 else 0
+        stretches = [
+            Stretch(run.partition, run.first, run.last, self._read[name][1])
+            for name, run in zip(names, batch.runs, strict=True)
+        ]
+        minutes = np.maximum(batch.stamps, 0) // MINUTE_MS * MINUTE_MS
+        messages = Messages(stretches, batch.offsets, minutes, kinds.astype(np.uint8), batch.values, now)
+        for name, part in zip(names, self._builder.build(messages, decoded), strict=True):
             self._read[name] = (part.next_offset, int(part.maxima[-1]))
             self._intake.put(name, part)
-        return {self._prefix + lane_name(topic, number) for number, _ in groups}
+        return set(names)
 
+    def _ends(self, troubles: list[Trouble]) -> dict[str, int]:
+        """The end offsets of the partitions that were read to their end.
 
-def _without_errors(messages: list[Message]) -> tuple[list[Message], dict[str, int]]:
-    """The messages that are messages, and the end offsets of the partitions that were read to their end.
-
-    Raises:
-        KafkaException: an error that librdkafka does not mend by itself.
-    """
-    errors = list(map(Message.error, messages))
-    if not any(errors):
-        return messages, {}
-    ends: dict[str, int] = {}
-    for message, error in zip(messages, errors, strict=True):
-        if error is None:
-            continue
-        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # the library's public name for it
-            ends[lane_name(_topic(message), message.partition() or 0)] = message.offset() or 0
-        elif error.fatal() or error.code() in _FATAL:
-            raise KafkaException(error)
-        else:
-            log.warning("kafka", error=error.str())
-    return [m for m, error in zip(messages, errors, strict=True) if error is None], ends
-
-
-_topic = cast("Callable[[Message], str]", Message.topic)  # None only for messages that are errors of no partition
-
-
-def _by_topic(messages: list[Message]) -> Iterator[tuple[str, list[Message]]]:
-    """Messages to decode together: a large partition by itself, so that nothing is taken apart; small ones by topic."""
-    topics = list(map(_topic, messages))
-    numbers = {name: number for number, name in enumerate(sorted(set(topics)))}
-    lanes = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=len(messages)) * len(numbers)
-    lanes += np.fromiter(map(numbers.__getitem__, topics), dtype=np.int64, count=len(messages))
-    for name, number in numbers.items():
-        of_topic = np.flatnonzero(lanes % len(numbers) == number)
-        found = np.unique(lanes[of_topic])
-        if len(of_topic) >= _DECODE_APART * len(found):
-            for lane in found:
-                yield name, _picked(messages, np.flatnonzero(lanes == lane))
-        else:
-            yield name, _picked(messages, of_topic)
-
-
-def _by_partition(messages: list[Message]) -> list[tuple[int, Rows]]:
-    """(partition, its rows in order)."""
-    partitions = np.fromiter(map(Message.partition, messages), dtype=np.int32, count=len(messages))
-    return [(int(number), np.flatnonzero(partitions == number)) for number in np.unique(partitions)]
-
-
-def _picked(messages: list[Message], rows: Rows) -> list[Message]:
-    return messages if len(rows) == len(messages) else [messages[i] for i in rows.tolist()]
-
-
-def _stamps(messages: list[Message], groups: list[Rows]) -> tuple[Rows, bool]:
-    """A time of each message that is in its ledger minute and not after it, and whether they are the broker's own.
-
-    Under LogAppendTime times rise within a partition, so where the first and the last are of one minute the first
-    stands for all and spares a call a message.
-    """
-    stamps = np.empty(len(messages), dtype=np.int64)
-    append_time = True
-    for rows in groups:
-        kind, first = messages[rows[0]].timestamp()
-        _, last = messages[rows[-1]].timestamp()
-        append_time = append_time and kind == TIMESTAMP_LOG_APPEND_TIME
-        if kind == TIMESTAMP_LOG_APPEND_TIME and first // MINUTE_MS == last // MINUTE_MS:
-            stamps[rows] = first
-        else:
-            stamps[rows] = [messages[i].timestamp()[1] for i in rows]
-    return stamps, append_time
-
-
-def _of_partition(decoded: Decoded, rows: Rows, count: int) -> Decoded:
-    """The decoded rows of one partition, with `row` counted among that partition's messages."""
-    place = np.full(count, -1, dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-
-    def mine(frame: pl.DataFrame) -> pl.DataFrame:
-        places = pl.Series("row", place[frame["row"].to_numpy()])
-        return frame.with_columns(places).filter(pl.col("row") >= 0)
-
-    return Decoded(frame=mine(decoded.frame), rejects=mine(decoded.rejects), key_mismatches=0)
+        Raises:
+            KafkaException: an error that librdkafka does not mend by itself.
+        """
+        ends: dict[str, int] = {}
+        for trouble in troubles:
+            if trouble.code == KafkaError._PARTITION_EOF:  # noqa: SLF001  # the library's public name for it
+                ends[lane_name(trouble.topic.removeprefix(self._prefix), trouble.partition)] = trouble.offset
+            elif trouble.code == _FATAL_ERROR or trouble.code in _FATAL:
+                raise KafkaException(trouble.error)
+            else:
+                log.warning("kafka", error=trouble.text)
+        return ends

@@ -65,6 +65,15 @@ def make_consumer(settings: Settings) -> Consumer:
     )
 
 
+def warm_consumer(consumer: Consumer, settings: Settings, lanes: Iterable[Lane]) -> None:
+    """Let the client learn who leads the topics and connect there: else the first fetch waits half a second for it."""
+    for name, partition in dict(lanes).items():  # one partition of each topic
+        try:
+            consumer.get_watermark_offsets(TopicPartition(settings.topic(name), partition), timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise DependencyDown(f"topic {settings.topic(name)} cannot be read: {error.args[0].str()}") from None
+
+
 def log_ends(settings: Settings, lanes: Iterable[Lane]) -> dict[str, tuple[int, int]]:
     """Lane name → first offset that the broker has, and the offset after its last."""
     admin = AdminClient({**settings.client_properties()})

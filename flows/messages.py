@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 Frame = pl.DataFrame | bytes
@@ -49,14 +51,14 @@ class SourceProgress:
 class Slice:
     """Consecutive messages of one partition, decoded and judged. Frames are None when empty.
 
-    `frame`: valid, on-time events; `late`, `dead`: rows for `late_events` and `dead_letters`; `ledger`: counts of these
-    messages per topic, partition and minute (consumed, late, rejected, filtered).
+    `frame`: valid, on-time events; `late`, `dead`: rows for `late_events` and `dead_letters`; `ledger`: a line of
+    (kind, partition, minute, consumed, late, rejected, filtered) for each kind and minute.
     """
 
     frame: pl.DataFrame | None
     late: pl.DataFrame | None
     dead: pl.DataFrame | None
-    ledger: pl.DataFrame | None
+    ledger: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,40 +15,75 @@ import polars as pl
 from flows.messages import MIN_TIME, Slice
 from flows.watermark import TimeBounds, late_mask, running_max
 from schemas.decode import Decoded, Decoder
+from schemas.decode_text import Texts
 from schemas.events import TOPICS, Limits, frame_schema
 
 Int64s = npt.NDArray[np.int64]
+Kinds = npt.NDArray[np.uint8]
 
 MINUTE_MS = 60_000
 ONTIME, REJECTED, FILTERED, LATE = range(4)
+UNKNOWN_KIND = 255  # of a line in a file that names no topic
 _ANY_FUTURE_MS = 1 << 50  # these events' times have been judged
 LEDGER_COUNTS = ("consumed", "accepted", "duplicate", "late", "rejected", "filtered")
+_TOPIC_NAMES = (*TOPICS, *("",) * (UNKNOWN_KIND + 1 - len(TOPICS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Messages `first` up to before `last` of a batch: consecutive ones of one partition."""
+
+    partition: int
+    first: int
+    last: int
+    before: int = MIN_TIME  # greatest event time at lower offsets
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Consecutive messages of one partition, as arrays of length n."""
+    """A batch of n messages, as arrays, and the stretches that it consists of."""
 
-    partition: int
+    stretches: Sequence[Stretch]
     offsets: Int64s
     minutes: Int64s  # ledger minute of each message, epoch ms
-    values: Sequence[bytes | None]
+    kinds: Kinds  # number of each message's topic, or UNKNOWN_KIND
+    values: Sequence[bytes | None] | Texts
     now: int  # ingest clock, epoch ms
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A frame with the number in the batch of each row's message, ascending."""
+
+    numbers: Int64s
+    frame: pl.DataFrame
+
+    def cut(self, first: int, last: int) -> Numbered:
+        """The rows of messages `first` up to before `last`."""
+        start, stop = np.searchsorted(self.numbers, (first, last)).tolist()
+        if stop - start == len(self.numbers):
+            return self
+        return Numbered(self.numbers[start:stop], self.frame[start:stop])
+
+    def some(self) -> pl.DataFrame | None:
+        """The frame, unless it is empty."""
+        return self.frame if len(self.numbers) else None
 
 
 @dataclass(slots=True)
 class Part:
-    """Decoded and judged messages of one partition that wait for their release. `row` indexes the messages."""
+    """Decoded and judged messages of one partition that wait for their release."""
 
     partition: int
+    first: int  # the number of the first message in its batch
     offsets: Int64s
     minutes: Int64s
+    kinds: Kinds
     maxima: Int64s  # (n + 1,): greatest valid event time before each message, and after the last
     outcomes: npt.NDArray[np.uint8]
-    topics: pl.Series  # topic name of each message
-    frame: pl.DataFrame
-    late: pl.DataFrame
-    dead: pl.DataFrame
+    events: Numbered
+    late: Numbered
+    dead: Numbered
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -64,67 +99,58 @@ class Part:
 
     def split(self, count: int) -> tuple[Part, Part]:
         """The first `count` messages and the rest."""
-        frame, late, dead = (_split(f, count) for f in (self.frame, self.late, self.dead))
-        ends = ((slice(None, count), 0), (slice(count, None), 1))
-        head, tail = (
-            Part(
-                self.partition,
-                self.offsets[cut],
-                self.minutes[cut],
-                self.maxima[: count + 1] if side == 0 else self.maxima[count:],
-                self.outcomes[cut],
-                self.topics[cut],
-                frame[side],
-                late[side],
-                dead[side],
-            )
-            for cut, side in ends
+        return self._cut(0, count), self._cut(count, len(self))
+
+    def _cut(self, start: int, stop: int) -> Part:
+        first, last = self.first + start, self.first + stop
+        return Part(
+            self.partition,
+            first,
+            self.offsets[start:stop],
+            self.minutes[start:stop],
+            self.kinds[start:stop],
+            self.maxima[start : stop + 1],
+            self.outcomes[start:stop],
+            self.events.cut(first, last),
+            self.late.cut(first, last),
+            self.dead.cut(first, last),
         )
-        return head, tail
 
     def slice(self) -> Slice:
         """What goes downstream."""
-        return Slice(_some(self.frame), _some(self.late), _some(self.dead), self._ledger())
+        return Slice(self.events.some(), self.late.some(), self.dead.some(), self._ledger())
 
-    def _ledger(self) -> pl.DataFrame:
-        if (
-            self.minutes[0] == self.minutes[-1]
-            and self.topics.n_unique() == 1
-            and (self.minutes == self.minutes[0]).all()
-        ):
-            counts = np.bincount(self.outcomes, minlength=4)
-            keys = pl.DataFrame({"topic": self.topics[:1], "minute": self.minutes[:1]})
-            tallies = pl.DataFrame([pl.Series("outcome", counts[None, :].tolist(), dtype=pl.List(pl.Int64))])
-            columns = [tallies["outcome"].list.get(code).alias(name) for code, name in _TALLIES]
-            grouped = keys.with_columns(pl.lit(len(self), dtype=pl.Int64).alias("consumed"), *columns)
+    def _ledger(self) -> Int64s:
+        """Counts by kind and minute; see `Slice.ledger`."""
+        minute, kind = self.minutes[0], self.kinds[0]
+        if (self.minutes == minute).all() and (self.kinds == kind).all():
+            groups = [(minute, kind, self.outcomes)]
         else:
-            grouped = (
-                pl.DataFrame({"topic": self.topics, "minute": self.minutes, "outcome": self.outcomes})
-                .group_by("topic", "minute")
-                .agg(
-                    pl.len().cast(pl.Int64).alias("consumed"),
-                    *((pl.col("outcome") == code).sum().cast(pl.Int64).alias(name) for code, name in _TALLIES),
-                )
-            )
-        return ledger_rows(grouped.with_columns(pl.lit(self.partition, dtype=pl.Int32).alias("partition")))
+            keys = self.minutes * (UNKNOWN_KIND + 1) + self.kinds
+            groups = [
+                (key // (UNKNOWN_KIND + 1), key % (UNKNOWN_KIND + 1), self.outcomes[keys == key])
+                for key in np.unique(keys)
+            ]
+        rows = []
+        for at, of, outcomes in groups:
+            counts = np.bincount(outcomes, minlength=4)
+            rows.append((of, self.partition, at, len(outcomes), counts[LATE], counts[REJECTED], counts[FILTERED]))
+        return np.array(rows, dtype=np.int64)
 
 
-_TALLIES = ((LATE, "late"), (REJECTED, "rejected"), (FILTERED, "filtered"))
-
-
-def ledger_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with every ledger column in one order; counts that it lacks are 0."""
-    absent = [pl.lit(0, dtype=pl.Int64).alias(name) for name in LEDGER_COUNTS if name not in frame.columns]
-    return frame.with_columns(absent).select("topic", "partition", "minute", *LEDGER_COUNTS)
-
-
-def _split(frame: pl.DataFrame, count: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    at = int(frame["row"].search_sorted(count)) if frame.height else 0
-    return frame[:at], frame[at:].with_columns(pl.col("row") - count)
-
-
-def _some(frame: pl.DataFrame) -> pl.DataFrame | None:
-    return frame.drop("row") if frame.height else None
+def ledger_frame(tallies: Int64s) -> pl.DataFrame:
+    """`Slice.ledger` rows as increments of the ledger."""
+    kinds, partitions, minutes, consumed, late, rejected, filtered = tallies.T
+    none = np.zeros(len(tallies), dtype=np.int64)
+    counts = (consumed, none, none, late, rejected, filtered)
+    return pl.DataFrame(
+        {
+            "topic": [_TOPIC_NAMES[kind] for kind in kinds.tolist()],
+            "partition": partitions.astype(np.int32),
+            "minute": minutes,
+            **{name: np.ascontiguousarray(count) for name, count in zip(LEDGER_COUNTS, counts, strict=True)},
+        }
+    )
 
 
 class PartBuilder:
@@ -138,38 +164,49 @@ class PartBuilder:
         self._platforms = platforms
         self._limits = limits
 
-    def build(self, messages: Messages, decoded: Decoded, topics: pl.Series, before: int = MIN_TIME) -> Part:
-        """The part for `messages`, whose rows `decoded` holds; `before`: greatest event time at lower offsets."""
+    def build(self, messages: Messages, decoded: Decoded) -> list[Part]:
+        """A part for each stretch of `messages`, whose rows `decoded` holds."""
         count = len(messages.offsets)
-        frame = decoded.frame.with_columns(
-            pl.lit(messages.partition, dtype=pl.Int32).alias("partition"),
-            pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
-        )
-        rows = frame["row"].to_numpy()
+        rows = decoded.frame["row"].to_numpy().astype(np.int64)
         times = np.full(count, MIN_TIME, dtype=np.int64)
-        times[rows] = frame["event_time"].to_numpy()
-        maxima = running_max(times, before)
+        times[rows] = decoded.frame["event_time"].to_numpy()
+        maxima = [running_max(times[s.first : s.last], s.before) for s in messages.stretches]
         outcomes = np.full(count, REJECTED, dtype=np.uint8)
         outcomes[rows] = ONTIME
-        outcomes[rows[late_mask(times, maxima, self._bounds)[rows]]] = LATE
         if self._platforms:
-            outcomes[rows[~frame["platform"].is_in(list(self._platforms)).fill_null(value=False).to_numpy()]] = FILTERED
-        frame = frame.with_columns(
-            pl.Series("offset", messages.offsets[rows]), pl.Series("minute", messages.minutes[rows])
-        )
+            platforms = decoded.frame["platform"].is_in(list(self._platforms)).fill_null(value=False)
+            outcomes[rows[~platforms.to_numpy()]] = FILTERED
+        for stretch, greatest in zip(messages.stretches, maxima, strict=True):
+            own, cut = outcomes[stretch.first : stretch.last], slice(stretch.first, stretch.last)
+            own[late_mask(times[cut], greatest, self._bounds) & (own == ONTIME)] = LATE
+        events = self._events(messages, decoded, rows, outcomes)
+        late = self._late(messages, np.flatnonzero(outcomes == LATE), maxima)
+        dead = self._dead(messages, decoded.rejects)
+        return [
+            Part(
+                s.partition,
+                s.first,
+                messages.offsets[s.first : s.last],
+                messages.minutes[s.first : s.last],
+                messages.kinds[s.first : s.last],
+                greatest,
+                outcomes[s.first : s.last],
+                *(numbered.cut(s.first, s.last) for numbered in (events, late, dead)),
+            )
+            for s, greatest in zip(messages.stretches, maxima, strict=True)
+        ]
+
+    def _events(self, messages: Messages, decoded: Decoded, rows: Int64s, outcomes: npt.NDArray[np.uint8]) -> Numbered:
+        """The events on time, with where they come from."""
+        partitions = _partitions(messages)
+        frame = decoded.frame.with_columns(
+            pl.Series("partition", partitions[rows]),
+            pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
+            pl.Series("offset", messages.offsets[rows]),
+            pl.Series("minute", messages.minutes[rows]),
+        ).select(self._columns)
         kept = outcomes[rows] == ONTIME
-        ontime = frame if kept.all() else frame.filter(pl.Series(kept))
-        return Part(
-            messages.partition,
-            messages.offsets,
-            messages.minutes,
-            maxima,
-            outcomes,
-            topics,
-            ontime.select("row", *self._columns),
-            self._late(messages, topics, np.flatnonzero(outcomes == LATE), maxima),
-            self._dead(messages, topics, decoded.rejects),
-        )
+        return Numbered(rows, frame) if kept.all() else Numbered(rows[kept], frame.filter(pl.Series(kept)))
 
     def example(self, now: int) -> pl.DataFrame:
         """A frame of one invented event, as kernels get it."""
@@ -178,53 +215,69 @@ class PartBuilder:
             '"category":"c","tags":["t"],"watch_ms":1}'
         ).encode()
         zero = np.zeros(1, dtype=np.int64)
-        messages = Messages(0, zero, zero, [value], now)
-        return self.build(messages, self.decoder.decode("view", [value], now), pl.Series(["view"])).frame.drop("row")
+        messages = Messages([Stretch(0, 0, 1)], zero, zero, zero.astype(np.uint8), [value], now)
+        return self.build(messages, self.decoder.decode("view", [value], now))[0].events.frame
 
-    def _late(self, messages: Messages, topics: pl.Series, rows: npt.NDArray[np.intp], maxima: Int64s) -> pl.DataFrame:
+    def _late(self, messages: Messages, rows: npt.NDArray[np.intp], maxima: list[Int64s]) -> Numbered:
         """Rows of `late_events`; the few late messages are decoded again for their ids, which frames do not carry."""
         if not len(rows):
-            return pl.DataFrame({"row": pl.Series([], dtype=pl.Int64)})
+            return _NOTHING
         found: list[pl.DataFrame] = []
-        names = topics.gather(rows)
-        for topic in names.unique():
-            mine = rows[(names == topic).to_numpy()]
-            raws = [messages.values[i] for i in mine]
-            frame = self._names.decode(topic, raws, messages.now + _ANY_FUTURE_MS).frame
+        before = np.concatenate([greatest[:-1] for greatest in maxima])
+        partitions = _partitions(messages)
+        for kind in np.unique(messages.kinds[rows]).tolist():
+            mine = rows[messages.kinds[rows] == kind]
+            frame = self._names.decode(
+                _TOPIC_NAMES[kind], [messages.values[i] for i in mine.tolist()], messages.now + _ANY_FUTURE_MS
+            ).frame
             places = mine[frame["row"].to_numpy()]
             found.append(
                 frame.select(
                     pl.Series("row", places, dtype=pl.Int64),
-                    pl.lit(topic).alias("topic"),
-                    pl.lit(messages.partition, dtype=pl.Int32).alias("partition"),
+                    pl.lit(_TOPIC_NAMES[kind]).alias("topic"),
+                    pl.Series("partition", partitions[places]),
                     pl.Series("offset", messages.offsets[places]),
                     "event_id",
                     "user_id",
                     "event_time",
                     pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
-                    pl.Series("max_event_time", maxima[places]),
+                    pl.Series("max_event_time", before[places]),
                     pl.lit("bound").alias("cause"),
-                    pl.Series("raw", [messages.values[i] for i in places], dtype=pl.Binary),
+                    pl.Series("raw", [messages.values[i] for i in places.tolist()], dtype=pl.Binary),
                 )
             )
-        return pl.concat(found).sort("row")
+        return _numbered(pl.concat(found).sort("row"))
 
-    def _dead(self, messages: Messages, topics: pl.Series, rejects: pl.DataFrame) -> pl.DataFrame:
+    def _dead(self, messages: Messages, rejects: pl.DataFrame) -> Numbered:
         """Rows of `dead_letters`; a message over the size limit keeps its first bytes."""
         if not rejects.height:
-            return pl.DataFrame({"row": pl.Series([], dtype=pl.Int64)})
+            return _NOTHING
         rows = rejects["row"].to_numpy()
-        raws = [(messages.values[i] or b"")[: self._limits.max_message_bytes] for i in rows]
-        return rejects.select(
+        raws = [(messages.values[i] or b"")[: self._limits.max_message_bytes] for i in rows.tolist()]
+        dead = rejects.select(
             pl.col("row").cast(pl.Int64),
-            topics.gather(rows).alias("topic"),
-            pl.lit(messages.partition, dtype=pl.Int32).alias("partition"),
+            pl.Series("topic", [_TOPIC_NAMES[kind] for kind in messages.kinds[rows].tolist()], dtype=pl.String),
+            pl.Series("partition", _partitions(messages)[rows]),
             pl.Series("offset", messages.offsets[rows]),
             pl.col("reason").cast(pl.String),
             "detail",
             pl.Series("raw", raws, dtype=pl.Binary),
             pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
-        ).sort("row")
+        )
+        return _numbered(dead.sort("row"))
+
+
+def _partitions(messages: Messages) -> npt.NDArray[np.int32]:
+    """The partition of each message."""
+    sizes = [stretch.last - stretch.first for stretch in messages.stretches]
+    return np.repeat(np.array([stretch.partition for stretch in messages.stretches], dtype=np.int32), sizes)
+
+
+def _numbered(frame: pl.DataFrame) -> Numbered:
+    return Numbered(frame["row"].to_numpy(), frame.drop("row"))
+
+
+_NOTHING = Numbered(np.zeros(0, dtype=np.int64), pl.DataFrame())
 
 
 def kind_names(kinds: pl.Series) -> pl.Series:

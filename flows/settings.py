@@ -120,7 +120,7 @@ class Settings(BaseModel):
     # Scale
     workers: int = Field(1, ge=1, le=64)
     """Engine processes; may change between starts."""
-    shards: int = Field(16, ge=1, le=64)
+    shards: int = Field(4, ge=1, le=64)
     """Slices of the state; fixed for the life of a recovery directory."""
     epoch_ms: DurationMs = Field(1_000, ge=50, le=60_000)
     """How often offsets, state and rows are made durable together."""
@@ -260,7 +260,8 @@ class Settings(BaseModel):
             )
         if self.workers > self.shards:
             raise ValueError(
-                f"workers {self.workers} is over shards {self.shards}: some workers would idle; use fewer workers"
+                f"workers {self.workers} is over shards {self.shards}: some workers would idle; use fewer workers "
+                "(or more shards, which only a new recovery directory takes)"
             )
         if self.store_password is not None and self.store_password_file is not None:
             raise ValueError("store_password and store_password_file are both set; keep store_password_file")

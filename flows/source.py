@@ -77,17 +77,25 @@ class SourceRun:
             self._served.clear()
             self._begin_round(now)
         self._served.add(name)
-        taken = self.intake.take(name, self._left, now)
-        if taken is None:
-            return [self.heartbeat()] if now - self._last_emit >= _HEARTBEAT_MS else []
-        if taken.frame is not None:
-            self._left -= taken.frame.height
-        self._last_emit = now
-        return [SourceItem(taken, self.intake.progress(now, early=self.early()))]
+        items = []
+        # All that may go: with one part a round, what a stall piles up would stay in the way for ever.
+        while (taken := self.intake.take(name, self._left, now)) is not None:
+            if taken.frame is not None:
+                self._left -= taken.frame.height
+            items.append(SourceItem(taken, self.intake.progress(now, early=self.early())))
+        if items:
+            self._last_emit = now
+            return items
+        return [self.heartbeat()] if now - self._last_emit >= _HEARTBEAT_MS else []
 
     def _begin_round(self, now: int) -> None:
         wait = _ROUND_MS if self.early() else _BACKLOG_ROUND_MS
-        due = self.bounded or now - self._last_round >= wait or self.intake.total_waiting() >= self.batch_events
+        due = (
+            self.bounded
+            or now - self._last_round >= wait
+            or self.intake.total_waiting() >= self.batch_events
+            or (wait == _BACKLOG_ROUND_MS and self.intake.all_read())
+        )
         self._left = self.batch_events if due else 0
         if due:
             self._last_round = now

@@ -22,8 +22,8 @@ from flows.kernel import Persistent
 
 FORMAT = 1
 _FRAME = Struct("<QI")  # payload length, CRC-32
-_COMPACT_MIN_BYTES = 4 << 20
-_COMPACT_RATIO = 2  # rewrite when the file is this many times its snapshot
+_COMPACT_MIN_BYTES = 32 << 20
+_COMPACT_RATIO = 3  # rewrite when the file is this many times its snapshot
 
 
 class Manifest(msgspec.Struct, frozen=True, array_like=True):

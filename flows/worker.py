@@ -22,7 +22,7 @@ from flows.errors import DependencyDown, LivePulseError, Stop
 from flows.families import step_config, time_bounds, wanted_columns
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
-from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer
+from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
 from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
@@ -123,6 +123,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
     sink = RowsSink(plan.store.connect, owner=plan.index == 0)
+    warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
     config = step_config(settings, sources=sources, generation=plan.generation, state_dir=recovery.state_dir)
     try:

@@ -16,7 +16,15 @@ import polars as pl
 import pyarrow as pa
 
 from schemas import hashing
-from schemas.decode_columns import Mask, boolean_array, frame_of, integer_array, list_array, text_array
+from schemas.decode_columns import (
+    Mask,
+    boolean_array,
+    count_different,
+    frame_of,
+    integer_array,
+    list_array,
+    text_array,
+)
 from schemas.decode_compile import Bytes
 from schemas.decode_fields import CODE, FIELDS, Kind, zone_names
 from schemas.decode_rules import (
@@ -34,8 +42,8 @@ from schemas.decode_rules import (
     empty_found,
 )
 from schemas.decode_scan import scan, scan_topics
-from schemas.events import KIND, OPTIONAL, Limits, frame_schema
-from schemas.reasons import Reason
+from schemas.decode_text import PADDING, Texts
+from schemas.events import KIND, OPTIONAL, TOPICS, Limits, frame_schema
 from schemas.validate import Reject, Valid, judge, judge_line
 
 REJECT_SCHEMA: Final = {"row": pl.UInt32(), "topic": pl.String(), "reason": pl.String(), "detail": pl.String()}
@@ -43,11 +51,11 @@ _NUMBERS: Final = frozenset(field.name for field in FIELDS if field.kind in (Kin
 _BOOLEANS: Final = frozenset(field.name for field in FIELDS if field.kind is Kind.BOOL)
 _OF_SOURCE: Final = frozenset({"partition", "offset", "ingest_time"})
 _ALWAYS_READ: Final = ("event_id", "user_id", "tz")  # hashed, hashed, checked
-_PADDING: Final = b"\n" * 32  # what compiled code may read behind the last message
 _FIRST_LINE: Final = (
     b'{"topic":"like","event_id":"-","event_time":%d,"user_id":"-","live_id":"-","creator_id":"-","tags":["-"]}'
 )
-_NO_BYTES: Final = np.frombuffer(_PADDING, dtype=np.uint8)
+_NO_BYTES: Final = np.frombuffer(b"\n" * PADDING, dtype=np.uint8)
+_NAMES: Final = tuple(TOPICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,45 +93,56 @@ class Decoder:
         values: Sequence[bytes | None],
         record_ms: Int64s | int,
         keys: Sequence[bytes | None] | None = None,
-        exact_record_ms: Callable[[], Int64s] | None = None,
     ) -> Decoded:
-        """Decode messages of one Kafka topic.
-
-        `record_ms`: epoch ms by which the future is judged, one for each message or one for all. One for all may be a
-        lower bound; `exact_record_ms` is then asked for each message's own when one passes the bound (and not else).
-        """
+        """Decode messages of one Kafka topic, known or not. See `decode_batch`."""
         topics = np.full(len(values), KIND.get(topic, -1), dtype=np.int64)
-        clock = _Clock(record_ms, exact_record_ms)
-        return self._decode(values, topics, clock, lambda raw, now: judge(raw, topic, now, self._limits), keys)
+
+        def verdict(raw: bytes | None, _: int, now: int) -> Valid | Reject:
+            return judge(raw, topic, now, self._limits)
+
+        return self._decode(Texts.of(values), topics, record_ms, verdict, None if keys is None else Texts.of(keys))
+
+    def decode_batch(self, values: Texts, kinds: Int64s, record_ms: Int64s, keys: Texts) -> Decoded:
+        """Decode n messages of known topics (`kinds`: `schemas.events.KIND` of each).
+
+        `record_ms`: epoch ms by which the future of each is judged.
+        """
+
+        def verdict(raw: bytes | None, row: int, now: int) -> Valid | Reject:
+            return judge(raw, _NAMES[kinds[row]], now, self._limits)
+
+        return self._decode(values, kinds.copy(), record_ms, verdict, keys)
 
     def decode_lines(self, lines: Sequence[bytes], now_ms: int) -> Decoded:
         """Decode lines of a file, each of which names its topic. A reject's `topic` is null if it does not."""
 
-        def verdict(raw: bytes | None, now: int) -> Valid | Reject:
+        def verdict(raw: bytes | None, _: int, now: int) -> Valid | Reject:
             return judge_line(raw or b"", now, self._limits)
 
-        return self._decode(lines, None, _Clock(now_ms, None), verdict, None)
+        return self._decode(Texts.of(lines), None, now_ms, verdict, None)
 
     def _decode(
         self,
-        values: Sequence[bytes | None],
+        values: Texts,
         topics: Int64s | None,
-        clock: _Clock,
-        verdict: Callable[[bytes | None, int], Valid | Reject],
-        keys: Sequence[bytes | None] | None,
+        record_ms: Int64s | int,
+        verdict: Callable[[bytes | None, int, int], Valid | Reject],
+        keys: Texts | None,
     ) -> Decoded:
-        text, starts, ends = _joined(values)
+        text, starts, ends = values.text, values.starts, values.ends
         if topics is None:
             topics = np.empty(len(values), dtype=np.int64)
             scan_topics(text, starts, ends, self._rules, topics)
         found = empty_found(len(values), self._slot_count, self._limits.max_tags)
         scan(text, starts, ends, topics, self._rules, found.columns, found.notes)
+        columns = found.columns
         self._untake_unknown_zones(text, found)
-        clock.untake_future(found, self._limits)
+        columns[TAKEN, columns[EVENT_TIME] > record_ms + self._limits.max_future_ms] = 0
         patch = _Patch(found, self._slots, len(text))
         rejects: list[tuple[int, str | None, str, str]] = []
-        for row in np.flatnonzero(found.columns[TAKEN] == 0).tolist():
-            outcome = _judged(values[row], row, clock, verdict)
+        for row in np.flatnonzero(columns[TAKEN] == 0).tolist():
+            now = record_ms if isinstance(record_ms, int) else int(record_ms[row])
+            outcome = verdict(values[row], row, now)
             if isinstance(outcome, Valid):
                 topics[row] = KIND[outcome.topic]
                 patch.put(row, outcome.fields)
@@ -144,9 +163,7 @@ class Decoder:
         if unknown:
             columns[TAKEN, rows[zones.is_in(unknown).to_numpy()]] = 0
 
-    def _frame(
-        self, text: Bytes, topics: Int64s, patch: _Patch, keys: Sequence[bytes | None] | None
-    ) -> tuple[pl.DataFrame, int]:
+    def _frame(self, text: Bytes, topics: Int64s, patch: _Patch, keys: Texts | None) -> tuple[pl.DataFrame, int]:
         """The frame of the rows taken, and how many keys are not the user's."""
         extra, notes = patch.extra(), patch.notes()
         found = patch.found.columns
@@ -176,42 +193,12 @@ class Decoder:
                 **{name: array(name) for name in self._schema if name in self._plain},
             }
         )
-        users = frame["user_id"]
         frame = _hashed(frame).select("row", *self._schema)
         assert dict(frame.schema) == {"row": pl.UInt32(), **self._schema}
-        return frame, _mismatches(keys, rows, users)
-
-
-class _Clock:
-    """The record time of each message, or a lower bound of all that is made exact when it matters."""
-
-    def __init__(self, record_ms: Int64s | int, exact: Callable[[], Int64s] | None) -> None:
-        self._record_ms = record_ms
-        self._exact = exact
-
-    def untake_future(self, found: Found, limits: Limits) -> None:
-        """Leave events to the judge that are too far in the future."""
-        columns = found.columns
-
-        def ahead() -> Mask:
-            is_ahead: Mask = (columns[EVENT_TIME] > self._record_ms + limits.max_future_ms) & (columns[TAKEN] != 0)
-            return is_ahead
-
-        future = ahead()
-        if future.any() and self.refine():
-            future = ahead()
-        columns[TAKEN, future] = 0
-
-    def refine(self) -> bool:
-        """Get the exact times, if there are better ones than those used so far."""
-        if self._exact is None:
-            return False
-        self._record_ms, self._exact = self._exact(), None
-        return True
-
-    def at(self, row: int) -> int:
-        """The record time of a message, or the bound."""
-        return self._record_ms if isinstance(self._record_ms, int) else int(self._record_ms[row])
+        if keys is None:
+            return frame, 0
+        users = found[self._slots["user_id"]]
+        return frame, count_different(text, extra, users, rows, keys.text, keys.starts, keys.ends, keys.present)
 
 
 class _Patch:
@@ -247,32 +234,12 @@ class _Patch:
 
     def extra(self) -> Bytes:
         """The texts of these events, which spans behind the batch's bytes mean."""
-        return np.frombuffer(bytes(self._extra) + _PADDING, dtype=np.uint8)
+        return np.frombuffer(bytes(self._extra) + b"\n" * PADDING, dtype=np.uint8)
 
     def notes(self) -> Int64s:
         """What `Found.notes` is up to the end of the tags, and the spans of these events' tags."""
         notes = self.found.notes
         return np.concatenate((notes[: notes[TAGS_END]], np.array(self._tags, dtype=np.int64)))
-
-
-def _judged(
-    raw: bytes | None, row: int, clock: _Clock, verdict: Callable[[bytes | None, int], Valid | Reject]
-) -> Valid | Reject:
-    outcome = verdict(raw, clock.at(row))
-    if isinstance(outcome, Reject) and outcome.reason is Reason.TIME_IN_FUTURE and clock.refine():
-        return verdict(raw, clock.at(row))
-    return outcome
-
-
-def _joined(values: Sequence[bytes | None]) -> tuple[Bytes, Int64s, Int64s]:
-    """All messages in one array, as `scan` wants them, and where each begins and ends."""
-    try:
-        joined = b"\n".join([*values, _PADDING])  # type: ignore[list-item]  # a tombstone raises
-    except TypeError:
-        return _joined([value or b"" for value in values])
-    sizes = np.fromiter(map(len, values), dtype=np.int64, count=len(values))  # type: ignore[arg-type]
-    ends = np.cumsum(sizes + 1) - 1
-    return np.frombuffer(joined, dtype=np.uint8), ends - sizes, ends
 
 
 def _hashed(frame: pl.DataFrame) -> pl.DataFrame:
@@ -286,11 +253,3 @@ def _hashed(frame: pl.DataFrame) -> pl.DataFrame:
 def _has(present: Int64s, name: str) -> Mask:
     is_there: Mask = (present & (1 << CODE[name])) != 0
     return is_there
-
-
-def _mismatches(keys: Sequence[bytes | None] | None, rows: Int64s, users: pl.Series) -> int:
-    """How many keys of these rows are there and are not the user's id."""
-    if keys is None:
-        return 0
-    own = pl.Series(keys, dtype=pl.Binary).gather(rows)
-    return int((own != users.cast(pl.Binary)).sum())

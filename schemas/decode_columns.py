@@ -108,6 +108,31 @@ def list_array(text: Bytes, extra: Bytes, spans: Int64s, first: Int64s, count: I
     return pa.LargeListArray.from_buffers(kind, n, [_validity(count > 0), pa.py_buffer(offsets)], children=[values])
 
 
+@compiled
+def count_different(
+    text: Bytes, extra: Bytes, spans: Int64s, rows: Int64s, other: Bytes, starts: Int64s, ends: Int64s, present: Mask
+) -> int:
+    """How many of `rows` have another text at their span than in `other`, where that is present."""
+    different = 0
+    for place in range(len(rows)):
+        row = rows[place]
+        if not present[row]:
+            continue
+        first, size = spans[row] >> SPAN_BITS, spans[row] & SPAN_MASK
+        source = text
+        if first >= len(text):
+            source = extra
+            first -= len(text)
+        start = starts[row]
+        same = ends[row] - start == size
+        index = 0
+        while same and index < size:
+            same = source[first + index] == other[start + index]
+            index += 1
+        different += not same
+    return different
+
+
 def frame_of(arrays: Mapping[str, pa.Array]) -> pl.DataFrame:
     """The arrays as columns, not copied."""
     frame = pl.from_arrow(pa.RecordBatch.from_pydict(dict(arrays)))

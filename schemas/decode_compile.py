@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 Bytes = npt.NDArray[np.uint8]
@@ -27,7 +28,8 @@ def _can_keep_code() -> bool:
     with code that was compiled against an older contract or an older function of another file.
     """
     here = Path(__file__).parent
-    texts = [path.read_bytes() for folder in ("schemas", "flows") for path in sorted((here.parent / folder).glob("*.py"))]
+    paths = [path for folder in ("schemas", "flows") for path in sorted((here.parent / folder).glob("*.py"))]
+    texts = [path.read_bytes() for path in paths]
     digest = hashlib.sha256(b"".join(t for t in texts if b"decode_compile" in t or b"TOPICS: " in t)).hexdigest()[:16]
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -93,6 +95,28 @@ def _trailing_zeros(_: object, word: Any) -> tuple[object, Callable[..., Any]]:
     return types.int64(word), generate
 
 
+def _load(bits: int) -> Callable[[object, Any], tuple[object, Callable[..., Any]]]:
+    def load(_: object, address: Any) -> tuple[object, Callable[..., Any]]:
+        def generate(_context: object, builder: Any, _signature: object, values: Any) -> Any:
+            found = builder.load(builder.inttoptr(values[0], ir.IntType(bits).as_pointer()))
+            return found if bits == 64 else builder.sext(found, ir.IntType(64))
+
+        return types.int64(address), generate
+
+    return load
+
+
+def _copy_in(_: object, text: Any, at: Any, address: Any, size: Any) -> tuple[object, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        start = context.make_array(signature.args[0])(context, builder, values[0]).data
+        target = builder.bitcast(builder.gep(start, [values[1]]), ir.IntType(8).as_pointer())
+        raw_memcpy: Any = cgutils.raw_memcpy
+        raw_memcpy(builder, target, builder.inttoptr(values[2], ir.IntType(8).as_pointer()), values[3], 1)
+        return context.get_dummy_value()
+
+    return types.none(text, at, address, size), generate
+
+
 word_at = cast("Callable[[Bytes, int], int]", intrinsic(_word_at))
 """`word_at(text, at)`: `text[at : at + 8]` as one integer, the first byte lowest. Not checked: they must be there."""
 
@@ -101,3 +125,12 @@ set_word_at = cast("Callable[[Bytes, int, int], None]", intrinsic(_set_word_at))
 
 trailing_zeros = cast("Callable[[int], int]", intrinsic(_trailing_zeros))
 """The number of zero bits below the lowest one of a word that is not 0."""
+
+peek = cast("Callable[[np.uint64], int]", intrinsic(_load(64)))
+"""The 8 bytes at an address as a signed integer. Not checked: they must be there."""
+
+peek32 = cast("Callable[[np.uint64], int]", intrinsic(_load(32)))
+"""The 4 bytes at an address as a signed integer. Not checked: they must be there."""
+
+copy_in = cast("Callable[[Bytes, int, int, int], None]", intrinsic(_copy_in))
+"""`copy_in(text, at, address, size)`: the bytes at an address, to `text[at:]`. Not checked: there must be room."""

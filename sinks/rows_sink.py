@@ -61,10 +61,11 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
 
 
 class RowsSink(FixedPartitionedSink[TableRows, bytes]):
-    """A sink of one partition, owned by one worker. `connect` is called in the worker that owns it."""
+    """A sink of one partition, owned by one worker, which connects at once."""
 
     def __init__(self, connect: Callable[[], Writer], *, owner: bool) -> None:
-        self._connect, self._owner = connect, owner
+        self._owner = owner
+        self._writer = connect() if owner else None
 
     def list_parts(self) -> list[str]:
         return [_PART] if self._owner else []
@@ -73,4 +74,5 @@ class RowsSink(FixedPartitionedSink[TableRows, bytes]):
         return 0
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> _StorePartition:
-        return _StorePartition(self._connect())
+        assert self._writer is not None, "only the owner has a partition"
+        return _StorePartition(self._writer)

@@ -17,8 +17,8 @@ def test_like_a_set(batches: list[list[tuple[int, int]]], floors: list[int], rea
     one = KeyedSet(reach)
     snapshot, deltas = one.snapshot(), []
     lowest = -1
-    for batch, floor in zip(batches, floors, strict=False):
-        batch = [pair for pair in batch if pair[0] >= lowest]  # the rest: test_pairs_of_an_expired_bucket
+    for drawn, floor in zip(batches, floors, strict=False):
+        batch = [pair for pair in drawn if pair[0] >= lowest]  # the rest: test_pairs_of_an_expired_bucket
         expected = []
         for bucket, key in batch:
             near = any((b, key) in held for b in range(bucket - reach, bucket + reach + 1))

@@ -21,9 +21,10 @@ from flows.dataflow import Router
 from flows.families import step_config, time_bounds, wanted_columns
 from flows.intake import AlignmentBoard, Intake
 from flows.messages import MIN_TIME, MergeItem, Rows, ShardItem, SourceItem, packed, unpacked
-from flows.parts import MINUTE_MS, Messages, PartBuilder
+from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
 from flows.settings import Settings
 from flows.steps import MergeLogic, ShardLogic, StepConfig
+from schemas.events import KIND
 from tests.integration.traffic import Traffic
 from tests.oracles import activity
 from tests.oracles.log import Lane, judge
@@ -120,9 +121,10 @@ def one_worker(
                 del places[lane]
                 continue
             offsets = np.arange(at, at + len(batch), dtype=np.int64)
-            messages = Messages(lane[1], offsets, np.full(len(batch), NOW // MINUTE_MS * MINUTE_MS), batch, NOW)
-            decoded = builder.decoder.decode(lane[0], batch, NOW)
-            part = builder.build(messages, decoded, pl.Series([lane[0]] * len(batch)), before)
+            minutes = np.full(len(batch), NOW // MINUTE_MS * MINUTE_MS)
+            kinds = np.full(len(batch), KIND[lane[0]], dtype=np.uint8)
+            messages = Messages([Stretch(lane[1], 0, len(batch), before)], offsets, minutes, kinds, batch, NOW)
+            (part,) = builder.build(messages, builder.decoder.decode(lane[0], batch, NOW))
             places[lane] = (part.next_offset, int(part.maxima[-1]))
             intake.put(str(lane), part)
         found = [(lane, intake.take(str(lane), rnd.choice((5, 60, 500)), NOW)) for lane in lanes]

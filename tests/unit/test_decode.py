@@ -86,14 +86,6 @@ def test_frame_outlives_the_batch_and_pickles(decoder: Decoder) -> None:
     assert copy["category"].unique().to_list() == ["food"]
 
 
-def test_exact_record_times_are_asked_for_only_when_the_bound_is_passed(decoder: Decoder) -> None:
-    def never() -> object:
-        raise AssertionError("not needed")
-
-    values = [compact(GOOD["view"]), b"broken", with_fields(category="\\u0041")]
-    assert decoder.decode("view", values, NOW_MS, exact_record_ms=never).frame.height == 2  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     "raw",
     [

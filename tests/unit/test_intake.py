@@ -11,25 +11,26 @@ from hypothesis import strategies as st
 
 from flows.intake import AlignmentBoard, Intake
 from flows.messages import MAX_TIME, MIN_TIME
-from flows.parts import ONTIME, Part
+from flows.parts import ONTIME, Numbered, Part
 from flows.watermark import TimeBounds, running_max
 
 BOUNDS = TimeBounds(out_of_orderness=10, alignment=100, idle_timeout=1_000)
-EMPTY = pl.DataFrame({"row": pl.Series([], dtype=pl.Int64)})
+EMPTY = Numbered(np.zeros(0, dtype=np.int64), pl.DataFrame())
 
 
 def part(times: list[int], first: int = 0, before: int = MIN_TIME) -> Part:
     """A part of on-time messages at these event times."""
     count = len(times)
-    frame = pl.DataFrame({"row": pl.Series(range(count), dtype=pl.Int64), "event_time": times})
+    events = Numbered(np.arange(count), pl.DataFrame({"event_time": times}))
     return Part(
         partition=0,
+        first=0,
         offsets=np.arange(first, first + count, dtype=np.int64),
         minutes=np.zeros(count, dtype=np.int64),
         maxima=running_max(np.array(times, dtype=np.int64), before),
         outcomes=np.full(count, ONTIME, dtype=np.uint8),
-        topics=pl.Series("topic", ["view"] * count),
-        frame=frame,
+        kinds=np.zeros(count, dtype=np.uint8),
+        events=events,
         late=EMPTY,
         dead=EMPTY,
     )

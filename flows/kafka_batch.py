@@ -1,0 +1,249 @@
+"""Reads tens of thousands of messages at once out of librdkafka, without an object for each and without the GIL.
+
+`Consumer.consume` makes a Python object a message (0.4 µs, with the GIL held) and taking it apart costs as much again.
+Here the same client's queue is read through librdkafka's C interface, from the library that `confluent_kafka` itself is
+linked with, and compiled code copies the messages into arrays. All else (assign, pause, commit, close) stays with the
+`Consumer`. Sources: `rd_kafka_message_t` and `rd_kafka_consume_batch_queue` in librdkafka's rdkafka.h, whose layout and
+names have not changed since 0.9; `Handle` in confluent_kafka.h, whose first field is the client.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import confluent_kafka.cimpl
+import llvmlite.binding
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Consumer, KafkaError
+from numba import types
+
+from schemas.decode_compile import Bytes, compiled, copy_in, peek, peek32
+from schemas.decode_text import PADDING, Int64s, Texts
+
+Pointers = npt.NDArray[np.uint64]
+
+# Places of the fields of rd_kafka_message_t on 64-bit machines
+_TOPIC, _PARTITION, _PAYLOAD, _SIZE, _KEY, _KEY_SIZE, _OFFSET = 8, 16, 24, 32, 40, 48, 56
+_CLIENT: Final = object.__basicsize__  # of a Consumer: the client comes right behind the object's head
+_MOST_LANES: Final = 4096
+_FAILED: Final = -1
+_APPEND_TIME: Final = 2  # RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
+
+_library = ctypes.CDLL(confluent_kafka.cimpl.__file__)  # finds the names of what it is linked with, too
+for _name, _answer, _given in (
+    ("rd_kafka_queue_get_consumer", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("rd_kafka_queue_destroy", None, [ctypes.c_void_p]),
+    ("rd_kafka_consume_batch_queue", ctypes.c_ssize_t,
+     [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]),
+    ("rd_kafka_topic_name", ctypes.c_char_p, [ctypes.c_void_p]),
+    ("rd_kafka_message_timestamp", ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]),
+    ("rd_kafka_message_destroy", None, [ctypes.c_void_p]),
+):  # fmt: skip
+    _function = getattr(_library, _name)
+    _function.restype, _function.argtypes = _answer, _given
+    llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
+_destroy: Any = types.ExternalFunction("rd_kafka_message_destroy", types.void(types.uint64))
+_timestamp: Any = types.ExternalFunction("rd_kafka_message_timestamp", types.int64(types.uint64, types.uint64))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive messages of one partition: rows `first` up to before `last` of the batch."""
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+    append_time: bool  # stamps are the broker's
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An error that came instead of a message."""
+
+    code: int
+    topic: str
+    partition: int
+    offset: int
+    text: str
+
+    @property
+    def error(self) -> KafkaError:
+        """As the library has it."""
+        return KafkaError(self.code, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n messages, those of each partition together and in order. Arrays of length n; stamps in epoch ms (or −1)."""
+
+    runs: list[Run]
+    values: Texts
+    keys: Texts
+    offsets: Int64s
+    stamps: Int64s
+    troubles: list[Trouble] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+class BatchReader:
+    """Takes batches from a consumer's queue. For one thread, the one that calls the consumer."""
+
+    def __init__(self, consumer: Consumer, most: int) -> None:
+        client = ctypes.c_void_p.from_address(id(consumer) + _CLIENT).value
+        self._consumer = consumer  # must outlive the queue
+        self._queue = _library.rd_kafka_queue_get_consumer(client)
+        self._pointers = np.zeros(most, dtype=np.uint64)
+
+    def read(self, seconds: float) -> Batch | None:
+        """What comes within `seconds`, at most `most` messages; None when nothing did."""
+        pointers = self._pointers
+        count = _library.rd_kafka_consume_batch_queue(
+            self._queue, round(seconds * 1000), pointers.ctypes.data, len(pointers)
+        )
+        return _taken(pointers[:count]) if count > 0 else None
+
+    def close(self) -> None:
+        """Let go of the queue; before the consumer is closed."""
+        if self._queue is not None:
+            _library.rd_kafka_queue_destroy(self._queue)
+            self._queue = None
+
+
+def _taken(pointers: Pointers) -> Batch:
+    """Copy the messages and give them back to the library."""
+    count = len(pointers)
+    lanes, lane_of = np.zeros((_MOST_LANES, 2), dtype=np.int64), np.empty(count, dtype=np.int64)
+    sizes = np.zeros(3, dtype=np.int64)
+    _describe(pointers, lanes, lane_of, sizes)
+    known, size, key_size = sizes.tolist()
+    good = lane_of != _FAILED
+    troubles = [] if good.all() else [_trouble(int(p)) for p in pointers[~good]]
+    number = int(good.sum())
+    order = np.argsort(lane_of, kind="stable")[count - number :]
+    values, keys = _empty(number, size), _empty(number, key_size)
+    offsets, stamps = np.empty(number, dtype=np.int64), np.empty(number, dtype=np.int64)
+    kinds, kind = np.empty(number, dtype=np.int64), np.zeros(1, dtype=np.int32)
+    _copy(pointers, order, values.text, values.starts, values.ends, values.present, offsets)
+    _copy_keys(pointers, order, keys.text, keys.starts, keys.ends, keys.present)
+    _stamp(pointers, order, stamps, kinds, kind, kind.ctypes.data)
+    ends = np.cumsum(np.bincount(lane_of[good], minlength=known)).tolist()
+    append_time = kinds == _APPEND_TIME
+    runs = [
+        Run(_name_of(topic), partition, first, last, append_time=bool(append_time[first:last].all()))
+        for (topic, partition), first, last in zip(lanes[:known].tolist(), [0, *ends], ends, strict=False)
+    ]
+    for texts in (values, keys):
+        texts.text.setflags(write=False)  # as `Texts.of` has it: a writable array would be another type to Numba
+    _give_back(pointers)
+    return Batch(runs, values, keys, offsets, stamps, troubles)
+
+
+def _empty(count: int, size: int) -> Texts:
+    """Room for texts of `size` bytes in all."""
+    text = np.empty(size + count + PADDING, dtype=np.uint8)
+    text[size + count :] = 10
+    starts, ends = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+    return Texts(text, starts, ends, np.empty(count, dtype=np.bool_))
+
+
+def _name_of(topic: int) -> str:
+    return str(_library.rd_kafka_topic_name(topic).decode()) if topic else ""
+
+
+def _trouble(message: int) -> Trouble:
+    code = ctypes.c_int32.from_address(message).value
+    payload = ctypes.c_void_p.from_address(message + _PAYLOAD).value
+    text = ctypes.string_at(payload, ctypes.c_size_t.from_address(message + _SIZE).value) if payload else b""
+    return Trouble(
+        code,
+        _name_of(ctypes.c_void_p.from_address(message + _TOPIC).value or 0),
+        ctypes.c_int32.from_address(message + _PARTITION).value,
+        ctypes.c_int64.from_address(message + _OFFSET).value,
+        text.decode(errors="replace"),
+    )
+
+
+@compiled
+def _describe(messages: Pointers, lanes: Int64s, lane_of: Int64s, sizes: Int64s) -> None:
+    """Number the partitions in `lanes` (topic's address, partition) and say which each message is of (−1: an error).
+
+    `sizes`: how many lanes there are, bytes of values, bytes of keys.
+    """
+    known, lane = 0, 0
+    for i in range(len(messages)):
+        message = messages[i]
+        if peek32(message) != 0:
+            lane_of[i] = _FAILED
+            continue
+        topic, partition = peek(message + np.uint64(_TOPIC)), peek32(message + np.uint64(_PARTITION))
+        if lane >= known or lanes[lane, 0] != topic or lanes[lane, 1] != partition:
+            lane = 0
+            while lane < known and (lanes[lane, 0] != topic or lanes[lane, 1] != partition):
+                lane += 1
+            if lane == known:
+                lanes[lane, 0], lanes[lane, 1] = topic, partition
+                known += 1
+        lane_of[i] = lane
+        sizes[1] += peek(message + np.uint64(_SIZE))
+        sizes[2] += peek(message + np.uint64(_KEY_SIZE))
+    sizes[0] = known
+
+
+@compiled
+def _copy_one(message: np.uint64, text: Bytes, used: int, place: int, size_place: int) -> tuple[int, bool]:
+    """Copy a value or key to `used`, with an end of line; where it ends, and whether it is there."""
+    source, size = peek(message + np.uint64(place)), peek(message + np.uint64(size_place))
+    if source != 0 and size > 0:
+        copy_in(text, used, source, size)
+        used += size
+    text[used] = 10
+    return used, source != 0
+
+
+@compiled
+def _copy(
+    messages: Pointers, order: Int64s, text: Bytes, starts: Int64s, ends: Int64s, present: npt.NDArray[np.bool_],
+    offsets: Int64s,
+) -> None:  # fmt: skip
+    used = 0
+    for i in range(len(order)):
+        message = messages[order[i]]
+        starts[i] = used
+        used, present[i] = _copy_one(message, text, used, _PAYLOAD, _SIZE)
+        ends[i] = used
+        used += 1
+        offsets[i] = peek(message + np.uint64(_OFFSET))
+
+
+@compiled
+def _copy_keys(
+    messages: Pointers, order: Int64s, text: Bytes, starts: Int64s, ends: Int64s, present: npt.NDArray[np.bool_]
+) -> None:
+    used = 0
+    for i in range(len(order)):
+        starts[i] = used
+        used, present[i] = _copy_one(messages[order[i]], text, used, _KEY, _KEY_SIZE)
+        ends[i] = used
+        used += 1
+
+
+@compiled
+def _stamp(
+    messages: Pointers, order: Int64s, stamps: Int64s, kinds: Int64s, kind: npt.NDArray[np.int32], address: int
+) -> None:
+    """Times of the messages and what kind of time each is (`address`: of `kind`, where the library puts it)."""
+    for i in range(len(order)):
+        stamps[i] = _timestamp(messages[order[i]], np.uint64(address))
+        kinds[i] = kind[0]
+
+
+@compiled
+def _give_back(messages: Pointers) -> None:
+    for i in range(len(messages)):
+        _destroy(messages[i])
