@@ -19,7 +19,7 @@ from schemas.events import TOPICS
 
 _KEY = ("topic", "partition", "minute")
 _SCHEMA = {"topic": pl.String, "partition": pl.Int32, "minute": pl.Int64, **dict.fromkeys(LEDGER_COUNTS, pl.Int64)}
-_EMIT_MS = 1_000
+_EMIT_MS = 500
 _FORGET_MS = 30 * 86_400_000  # a minute this far behind the newest gets no more messages
 
 
@@ -71,7 +71,7 @@ class LedgerMerge:
         self._changed.append(batch.select(_KEY))
 
     def emit(self, progress: Progress) -> Mapping[str, pl.DataFrame]:
-        """Rows of `ingest_ledger` that changed, about once a second, and one of `engine_progress`."""
+        """Rows of `ingest_ledger` that changed, about twice a second, and one of `engine_progress`."""
         if not progress.end and progress.now - self._emitted < _EMIT_MS:
             return {}
         self._emitted = progress.now

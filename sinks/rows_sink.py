@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 _MAX_BUFFERED_ROWS = 500_000
+_MAX_AGE_SECONDS = 0.4  # rows come twice a second and replace older ones, so that they need not wait for the epoch
 _PART = "store"
 
 
@@ -36,13 +38,14 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
         self._writer = writer
         self._buffers: dict[str, list[pl.DataFrame]] = {}
         self._rows = 0
+        self._flushed = time.monotonic()
 
     def write_batch(self, values: list[TableRows]) -> None:
         for item in values:
             frame = item.frame if isinstance(item.frame, pl.DataFrame) else pl.read_ipc(item.frame)
             self._buffers.setdefault(item.table, []).append(frame)
             self._rows += frame.height
-        if self._rows > _MAX_BUFFERED_ROWS:
+        if self._rows > _MAX_BUFFERED_ROWS or time.monotonic() - self._flushed > _MAX_AGE_SECONDS:
             self._flush()
 
     def _flush(self) -> None:
@@ -50,6 +53,7 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
         for table, frames in self._buffers.items():
             self._writer.insert(table, pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0])
         self._buffers, self._rows = {}, 0
+        self._flushed = time.monotonic()
 
     def snapshot(self) -> bytes:
         # Bytewax calls this at the end of an epoch and commits afterwards; a failed insert fails the epoch.
