@@ -10,7 +10,7 @@ names have not changed since 0.9; `Handle` in confluent_kafka.h, whose first fie
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import confluent_kafka.cimpl
@@ -59,6 +59,10 @@ class Run:
     last: int
     append_time: bool  # stamps are the broker's
 
+    def moved(self, by: int) -> Run:
+        """The same messages in a batch where they are `by` rows further on."""
+        return replace(self, first=self.first + by, last=self.last + by)
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -89,6 +93,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def rows(self, first: int, last: int) -> Batch:
+        """Rows `first` up to before `last`, without runs and troubles. Values and keys stay where they are."""
+        cut = slice(first, last)
+        return Batch([], self.values.rows(cut), self.keys.rows(cut), self.offsets[cut], self.stamps[cut])
 
 
 class BatchReader:

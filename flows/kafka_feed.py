@@ -15,7 +15,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from flows.intake import Intake
-from flows.kafka_batch import Batch, BatchReader, Trouble
+from flows.kafka_batch import Batch, BatchReader, Run, Trouble
 from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
 from schemas.events import KIND
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 TUNING = {
     "queued.min.messages": 1_000_000,
-    "queued.max.messages.kbytes": 131_072,
+    "queued.max.messages.kbytes": 32_768,
     "fetch.wait.max.ms": 50,
     "fetch.message.max.bytes": 2
     << 20,  # larger ones come as long runs of one partition, for which the others must wait
@@ -44,6 +44,7 @@ _FATAL = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
     }
 )
+_DECODE_APART = 4_000
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
 _GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
 _HOUSEKEEPING_SECONDS = 1.0
@@ -75,7 +76,7 @@ class KafkaFeed:
         self._reader = BatchReader(consumer, batch_messages)
         self._prefix, self._max_waiting = prefix, max_waiting
         self._known, self._discover, self._clock = known, discover, clock
-        self._fetched: queue.Queue[Batch | None] = queue.Queue(2)
+        self._fetched: queue.Queue[Batch | None] = queue.Queue(1)
         self._read: dict[str, tuple[int, int]] = {}  # lane → next offset to decode, greatest event time decoded
         self._paused: set[str] = set()
         self._unassigned: queue.SimpleQueue[TopicPartition] = queue.SimpleQueue()
@@ -205,21 +206,36 @@ class KafkaFeed:
                 self._intake.caught_up(name, caught_up=ends.get(name, -1) >= self._read[name][0])
 
     def _decode_batch(self, batch: Batch) -> set[str]:
-        """Put a part for each partition; the names of their lanes."""
+        """Put a part for each partition; the names of their lanes.
+
+        A long run is decoded by itself: parts of one frame keep all of it in memory for as long as one of them waits.
+        """
+        last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
+        self._intake.lag_ms = max(0, self._clock() - last) if last > 0 else 0
+        names: set[str] = set()
+        short: list[Run] = []
+        for run in batch.runs:
+            if run.last - run.first < _DECODE_APART:
+                short.append(run)
+            else:
+                names |= self._decode_runs(batch.rows(run.first, run.last), [run.moved(-run.first)])
+        if len(short) == len(batch.runs):
+            return self._decode_runs(batch, short)
+        return names.union(*(self._decode_runs(batch.rows(r.first, r.last), [r.moved(-r.first)]) for r in short))
+
+    def _decode_runs(self, batch: Batch, runs: list[Run]) -> set[str]:
         now = self._clock()
-        topics = [run.topic.removeprefix(self._prefix) for run in batch.runs]
-        names = [lane_name(topic, run.partition) for topic, run in zip(topics, batch.runs, strict=True)]
-        sizes = [run.last - run.first for run in batch.runs]
+        topics = [run.topic.removeprefix(self._prefix) for run in runs]
+        names = [lane_name(topic, run.partition) for topic, run in zip(topics, runs, strict=True)]
+        sizes = [run.last - run.first for run in runs]
         kinds = np.repeat(np.array([KIND[topic] for topic in topics], dtype=np.int64), sizes)
-        append_time = np.repeat(np.array([run.append_time for run in batch.runs]), sizes)
+        append_time = np.repeat(np.array([run.append_time for run in runs]), sizes)
         record_ms = np.where(append_time, batch.stamps, now)
         decoded = self._builder.decoder.decode_batch(batch.values, kinds, record_ms, batch.keys)
         self.key_mismatches += decoded.key_mismatches
-        last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
-        self._intake.lag_ms = max(0, now - last) if last > 0 else 0
         stretches = [
             Stretch(run.partition, run.first, run.last, self._read[name][1])
-            for name, run in zip(names, batch.runs, strict=True)
+            for name, run in zip(names, runs, strict=True)
         ]
         minutes = np.maximum(batch.stamps, 0) // MINUTE_MS * MINUTE_MS
         messages = Messages(stretches, batch.offsets, minutes, kinds.astype(np.uint8), batch.values, now)

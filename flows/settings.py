@@ -94,7 +94,7 @@ class Settings(BaseModel):
     """Where a first start begins: earliest, latest, or a time; later starts resume."""
     accept_loss: bool = False
     """Go on although offsets needed are gone from Kafka; the gap is recorded."""
-    batch_messages: int = Field(50_000, ge=1, le=1_000_000)
+    batch_messages: int = Field(30_000, ge=1, le=1_000_000)
     """Most messages that one fetch hands over at once."""
 
     # Store and recovery

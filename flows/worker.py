@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import signal
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
-_ROUND_EVENTS = 100_000
-_MAX_WAITING = 300_000
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_ROUND_EVENTS = 60_000
+_MAX_WAITING = 200_000
 
 
 class Outcome(enum.Enum):
@@ -91,12 +93,21 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _return_memory() -> None:
+    """Let glibc give large arrays back to the system: kept for reuse by each thread, they made 300 MB of a replay."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(_M_ARENA_MAX, 2)
+
+
 def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     """Run a worker until `drain` is set or partitions come.
 
     Raises:
         LivePulseError: the engine had to stop; its text says why.
     """
+    _return_memory()
     settings = plan.settings
     bounds = time_bounds(settings)
     recovery = RecoveryDir(plan.recovery)

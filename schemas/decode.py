@@ -187,7 +187,7 @@ class Decoder:
             {
                 "row": pa.array(rows.astype(np.uint32)),
                 "kind": pa.array(picked(topics).astype(np.uint8)),
-                "event_time": pa.array(picked(found[EVENT_TIME])),
+                "event_time": pa.array(picked(found[EVENT_TIME]).copy()),
                 "user_id": array("user_id"),
                 "event_id": array("event_id"),
                 **{name: array(name) for name in self._schema if name in self._plain},

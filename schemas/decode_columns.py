@@ -74,8 +74,8 @@ def text_array(text: Bytes, extra: Bytes, spans: Int64s, is_there: Mask) -> pa.S
 
 
 def integer_array(numbers: Int64s, is_there: Mask) -> pa.Array:
-    """Int64s; null where `is_there` is false."""
-    return pa.Array.from_buffers(pa.int64(), len(numbers), [_validity(is_there), pa.py_buffer(numbers)])
+    """Int64s, copied: a line of what was found would keep all lines in memory; null where `is_there` is false."""
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [_validity(is_there), pa.py_buffer(numbers.copy())])
 
 
 def boolean_array(numbers: Int64s, is_there: Mask) -> pa.Array:

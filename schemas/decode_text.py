@@ -36,6 +36,10 @@ class Texts:
         present = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
         return cls(np.frombuffer(joined, dtype=np.uint8), ends - sizes, ends, present)
 
+    def rows(self, cut: slice) -> Texts:
+        """Some of the texts, in the same array."""
+        return Texts(self.text, self.starts[cut], self.ends[cut], self.present[cut])
+
     def __len__(self) -> int:
         return len(self.starts)
 
