@@ -178,6 +178,7 @@ class Intake:
     def progress(self, now: int, *, early: bool) -> SourceProgress:
         """Where this worker's partitions stand."""
         with self._lock:
+            self._limit()  # says on the board that nothing waits here, where `take` does not come to it
             if self._follow_clock:
                 watermark, idle = self._clock.advance(now)
             else:

@@ -124,3 +124,18 @@ def test_bounded_input_ends_when_all_was_released() -> None:
     assert one.finish("a")
     progress = one.progress(10**9, early=False)
     assert (progress.watermark, progress.end, progress.last_event_time) == (MAX_TIME, True, 100)
+
+
+def test_a_worker_that_has_read_all_holds_no_other_back(tmp_path: Path) -> None:
+    AlignmentBoard.create(tmp_path / "board", 2)
+    one, other = (
+        Intake(BOUNDS, AlignmentBoard(tmp_path / "board", number, 2), number, follow_clock=True) for number in (0, 1)
+    )
+    one.add("a/0", 0, MIN_TIME, 0)
+    other.add("b/0", 0, MIN_TIME, 0)
+    one.put("a/0", part([1_000, 1_010]))
+    other.put("b/0", part([1_000, 9_000, 9_010]))
+    assert drain(one, ["a/0"], 10) == {"a/0": [1_000, 1_010]}
+    one.caught_up("a/0", caught_up=True)
+    one.progress(0, early=False)  # a heartbeat: `take` finds nothing that waits
+    assert drain(other, ["b/0"], 1) == {"b/0": [1_000, 9_000, 9_010]}
