@@ -30,7 +30,7 @@ from flows.durations import format_duration, parse_duration, parse_instant
 from flows.errors import BadSetting
 from schemas.events import DIMENSIONS, Limits
 
-FAMILIES: Final = ("activity", "heat", "funnel")
+FAMILIES: Final = ("activity", "heat", "funnel", "sessions")
 ENGINE_OWNED: Final = {
     "bootstrap.servers": "use the setting brokers",
     "group.id": "use the setting group",
@@ -159,7 +159,7 @@ class Settings(BaseModel):
 
     # Families
     families: Names = FAMILIES
-    """Which families run: activity, heat, funnel."""
+    """Which families run: activity, heat, funnel, sessions."""
     dimensions: Names = DIMENSIONS
     """Dimensions of active_users and active_hours, beside `all`."""
     dimension_cap: int = Field(10_000, ge=1, le=1_000_000)
