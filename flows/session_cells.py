@@ -47,6 +47,8 @@ class Cells:
         self._flags = np.zeros((3, _SMALLEST), dtype=np.bool_)  # changed, unsaved, given out as final
         self.texts: list[list[str]] = [[] for _ in range(self._texts)]
         self._next_end = _NEVER
+        self._forgotten = -_NEVER
+        self.is_unsaved = False  # something changed or was forgotten since the last `pack`
 
     def __len__(self) -> int:
         return len(self._index)
@@ -67,7 +69,7 @@ class Cells:
             self._flags[2, known:count] = False
             for held, given in zip(self.texts, texts, strict=True):
                 held.extend(given.gather(first).fill_null("").to_list())
-        self._flags[:2, places] = True
+        self._flags[:2, places] = self.is_unsaved = True
         self._next_end = min(self._next_end, int(starts.min(initial=_NEVER)) + self._size)
         return places
 
@@ -103,10 +105,12 @@ class Cells:
 
     def forget(self, before: int) -> None:
         """Forget cells whose window ended at or before `before`."""
+        self._forgotten = max(self._forgotten, before)
         count = len(self._index)
         kept = self._starts[:count] + self._size > before
         if kept.all():
             return
+        self.is_unsaved = True
         places = np.flatnonzero(kept)
         keys = self._index.keys[places].copy()
         self._index = KeyIndex(keys)
@@ -124,25 +128,26 @@ class Cells:
         """All cells, or those that changed since the last call, as plain values."""
         count = len(self._index)
         places = np.arange(count) if full else np.flatnonzero(self._flags[1, :count])
-        self._flags[1] = False
+        self._flags[1] = self.is_unsaved = False
         return {
             "keys": self._index.keys[places].view(np.int64), "starts": self._starts[places],
             "sums": self.sums[places], "texts": [[held[p] for p in places.tolist()] for held in self.texts],
+            "forgotten": self._forgotten,
         }  # fmt: skip
 
     def unpack(self, values: Sequence[Mapping[str, Any]]) -> None:
         """Become what wrote these, one after the other. Every cell comes out once more."""
         self._clear()
         for value in values:
-            if not len(value["keys"]):
-                continue
             texts = [pl.Series(given, dtype=pl.String) for given in value["texts"]]
             places = self.places(value["keys"], value["starts"], texts)
             self.sums[places] = value["sums"]
             for held, given in zip(self.texts, value["texts"], strict=True):
                 for place, text in zip(places.tolist(), given, strict=True):
                     held[place] = text
-        self._flags[1] = False
+            # A cell that was forgotten may have changed after it was last written: what is known of it is old.
+            self.forget(value["forgotten"])
+        self._flags[1] = self.is_unsaved = False
 
 
 @compiled

@@ -63,8 +63,9 @@ class _Merge:
 
     def delta(self) -> bytes:
         """See `flows.kernel.Persistent`. The cells that changed, as they are now."""
-        packed = {name: cells.pack(full=False) for name, cells in self._cells.items()}
-        return pack({"format": _FORMAT, **packed}) if any(len(p["keys"]) for p in packed.values()) else b""
+        if not any(cells.is_unsaved for cells in self._cells.values()):
+            return b""
+        return pack({"format": _FORMAT, **{name: cells.pack(full=False) for name, cells in self._cells.items()}})
 
     def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
         """See `flows.kernel.Persistent`.
