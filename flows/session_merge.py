@@ -24,7 +24,8 @@ __all__ = ["ProductMerge", "RoomMerge", "SourceMerge"]
 
 _FORMAT: Final = 1
 _FOREVER: Final = 1 << 62
-_PEAK: Final = m.ROOM_WIDTH  # of the days' sums: PCU so far
+_PEAKS: Final = ((m.ROOM_WIDTH, m.PRESENT), (m.ROOM_WIDTH + 1, m.WATCHING))
+"""Columns of a day's sums that hold the greatest of a minute's columns: PCU, and most users watching."""
 _LIVE_ID, _CREATOR, _CATEGORY = range(3)
 _ITEM: Final = 1
 _TIMES: Final = {
@@ -88,7 +89,7 @@ class RoomMerge(_Merge):
 
     def __init__(self, *, retain_ms: int = 3_600_000) -> None:
         self._minutes = Cells(m.MINUTE_MS, m.ROOM_WIDTH, sums=m.FIRST_EVENT, least=2, texts=1)
-        self._days = Cells(m.PART_MS, m.ROOM_WIDTH + 1, sums=m.FIRST_EVENT, least=2, texts=3)
+        self._days = Cells(m.PART_MS, m.ROOM_WIDTH + len(_PEAKS), sums=m.FIRST_EVENT, least=2, texts=3)
         super().__init__({"live_session_minutes": self._minutes, "live_sessions": self._days}, retain_ms)
 
     def fold(self, increments: list[pl.DataFrame]) -> None:
@@ -108,8 +109,9 @@ class RoomMerge(_Merge):
             named = frame["live_id"].gather(counted)
             places = self._minutes.places(frame["key"].to_numpy()[counted], starts[counted], (named,))
             self._minutes.add(places, sums[counted])
-            peaks = self._minutes.sums[places, m.PRESENT : m.PRESENT + m.STEPS].max(axis=1)
-            np.maximum.at(self._days.sums[:, _PEAK], of_days[counted], peaks)
+            for peak, steps in _PEAKS:
+                most = self._minutes.sums[places, steps : steps + m.STEPS].max(axis=1)
+                np.maximum.at(self._days.sums[:, peak], of_days[counted], most)
 
     def _learn(self, frame: pl.DataFrame, places: Int64s, news: Int64s) -> None:
         """Keep a room's creator and category: of several the least, whatever came first."""
@@ -129,10 +131,14 @@ class RoomMerge(_Merge):
                 pl.Series(name, due.sums[:, at], dtype=pl.Int64).replace([m.NEVER, -m.NEVER], None)
                 for name, at in _TIMES.items()
             ]
+            peaks = [
+                pl.Series(name, np.maximum(due.sums[:, at], 0))
+                for name, (at, _) in zip(("pcu", "watching_peak"), _PEAKS, strict=True)
+            ]
             return pl.DataFrame([
                 named, pl.Series("part_start", due.starts),
                 cells.text(_CREATOR, due.places, "creator_id"), cells.text(_CATEGORY, due.places, "category"),
-                *figures, pl.Series("pcu", np.maximum(due.sums[:, _PEAK], 0)), *times, final,
+                *figures, *peaks, *times, final,
             ])  # fmt: skip
         present = due.sums[:, m.PRESENT : m.PRESENT + m.STEPS]
         watching = [

@@ -23,13 +23,15 @@ _LOAD: Final = 0.5
 _LOG_ROWS: Final = 1 << 12
 _BLOCK_MS: Final = BLOCK * STEP_MS
 _FIRSTS, _MARKS = 0, 1
+_FIRST_COLUMNS: Final = ("first_keys", "first_times", "first_loads")
+_MARK_COLUMNS: Final = ("mark_keys", "mark_blocks", "present", "watching")
 
 
 def new_out(width: int, rows: int) -> Out:
     """An empty one with room for `rows` rows of `width` sums; `rows` is a power of two."""
     slots, sums = np.zeros(2 * rows, dtype=np.int64), np.zeros((rows, width), dtype=np.int64)
-    columns = (np.zeros(rows, dtype=np.int64) for _ in range(6))
-    return Out(slots, *columns, sums, np.zeros(1, dtype=np.int64))
+    columns = {name: np.zeros(rows, dtype=np.int64) for name in ("key", "room", "start", "item", "event", "named")}
+    return Out(slots=slots, sums=sums, used=np.zeros(1, dtype=np.int64), **columns)
 
 
 class Memory:
@@ -40,9 +42,9 @@ class Memory:
         self._start_empty()
 
     def _start_empty(self) -> None:
-        columns = [np.zeros(_SMALLEST, dtype=np.int64) for _ in range(7)]
-        logs = (np.zeros((_LOG_ROWS, width), dtype=np.int64) for width in (3, 4))
-        self.state = State(*columns, *logs, np.zeros(4, dtype=np.int64), np.zeros(2, dtype=np.int64))
+        columns = {name: np.zeros(_SMALLEST, dtype=np.int64) for name in (*_FIRST_COLUMNS, *_MARK_COLUMNS)}
+        logs = {f"{name}_log": np.zeros((_LOG_ROWS, n), dtype=np.int64) for name, n in (("first", 3), ("mark", 4))}
+        self.state = State(**columns, **logs, used=np.zeros(4, dtype=np.int64), was=np.zeros(2, dtype=np.int64))
         self._watermark = -(1 << 62)
         self._fresh: list[tuple[int, Int64s]] = []  # which table, rows of its log
         self._is_logged = False  # not before a first snapshot or delta: a backfill asks for none
@@ -65,13 +67,12 @@ class Memory:
 
     def _lay_out_firsts(self, keys: Int64s, *columns: Int64s) -> None:
         found = _laid_out(keys, *columns)
-        self.state = self.state._replace(first_keys=found[0], first_times=found[1], first_loads=found[2])
+        self.state = self.state._replace(**dict(zip(_FIRST_COLUMNS, found, strict=True)))
         self.state.used[_FIRSTS] = len(keys)
 
     def _lay_out_marks(self, keys: Int64s, *columns: Int64s) -> None:
         found = _laid_out(keys, *columns)
-        names = ("mark_keys", "mark_blocks", "present", "watching")
-        self.state = self.state._replace(**dict(zip(names, found, strict=True)))
+        self.state = self.state._replace(**dict(zip(_MARK_COLUMNS, found, strict=True)))
         self.state.used[_MARKS] = len(keys)
 
     def note(self) -> None:

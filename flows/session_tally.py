@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from flows.funnel_pairs import Int64s, mixed, slot_of
 from schemas import sessions as m
 from schemas.decode_compile import compiled, inlined

@@ -11,6 +11,10 @@ LIVE_ID: Final = Column("live_id", "String", "Live room: one show")
 PART: Final = Column("part_start", WHOLE_SECONDS, "Start of the UTC day that the figures are of")
 PCU: Final = Column("pcu", COUNT, "Peak of users present at once (in one step of 10 s)")
 
+WATCHING_PEAK: Final = Column(
+    "watching_peak", COUNT, "Greatest of watching_now so far (it counts who left within 90 s)"
+)
+
 
 def figures(measures: tuple[Measure, ...]) -> tuple[Column, ...]:
     """A column for each measure."""
@@ -24,7 +28,7 @@ LIVE_SESSIONS: Final = Table(
         LIVE_ID, PART,
         Column("creator_id", "String", "Host; empty when no event of the day names one"),
         Column("category", "String", "Category of the room; empty when no event of the day names one"),
-        *figures(MEASURES), PCU,
+        *figures(MEASURES), PCU, WATCHING_PEAK,
         Column("first_event_at", f"Nullable({TIME})", "Event time of the first event"),
         Column("first_start_at", f"Nullable({TIME})", "Event time of the first live_start"),
         Column("last_start_at", f"Nullable({TIME})", "Event time of the last live_start"),

@@ -16,6 +16,7 @@ from schemas.session_tables import (
     LIVE_SESSION_SOURCES,
     LIVE_SESSIONS,
     PCU,
+    WATCHING_PEAK,
     figures,
 )
 from schemas.sessions import MEASURES, PRODUCT_MEASURES, SILENCE_MS, SOURCE_MEASURES, STEP_MS, STEPS, Measure
@@ -34,7 +35,7 @@ def _sums(measures: tuple[Measure, ...]) -> str:
 
 def _name(kind: str, of: str) -> str:
     """A joined label, or the id where it has none."""
-    return f"if({kind}_label.name = '', {of}, {kind}_label.name)"
+    return f"coalesce(nullIf({kind}_label.name, ''), {of})"
 
 
 def _label(kind: str, of: str) -> str:
@@ -48,14 +49,16 @@ def _label(kind: str, of: str) -> str:
 _WATCHING_AT: Final = ", ".join(f"watching_{STEP_MS // 1000 * step}" for step in range(1, STEPS + 1))
 _SESSIONS_SQL: Final = f"""
 WITH
-    (SELECT max(greatest(last_event_time, watermark)) FROM {{database}}.engine_progress_rows FINAL) AS now_at,
+    assumeNotNull(
+        (SELECT max(greatest(last_event_time, watermark)) FROM {{database}}.engine_progress_rows FINAL)
+    ) AS now_at,
     toInt64(intDiv(toUnixTimestamp64Milli(now_at), {STEP_MS})) - 1 AS now_step,
     rooms AS
     (
         SELECT r.live_id AS live_id, minIf(r.creator_id, r.creator_id != '') AS creator_id,
             minIf(r.category, r.category != '') AS category,
             {_sums(MEASURES)},
-            max(r.pcu) AS pcu, min(r.is_final) AS is_final,
+            max(r.pcu) AS pcu, max(r.watching_peak) AS watching_peak, min(r.is_final) AS is_final,
             min(r.first_event_at) AS first_event, min(r.first_start_at) AS first_start,
             max(r.last_start_at) AS last_start, max(r.last_end_at) AS last_end,
             coalesce(max(r.last_active_at), first_event) AS last_active
@@ -67,7 +70,7 @@ WITH
             isNotNull(last_end) AND (isNull(last_start) OR last_end >= last_start) AS is_closed,
             is_closed OR now_at >= last_active + toIntervalMillisecond({SILENCE_MS}) AS is_over,
             if(is_over, if(is_closed, last_end, last_active), NULL) AS ended,
-            greatest(0, dateDiff('millisecond', started, coalesce(ended, now_at))) / 1000 AS seconds
+            assumeNotNull(greatest(0, dateDiff('millisecond', started, coalesce(ended, now_at)))) / 1000 AS seconds
         FROM rooms
     ),
     watched AS
@@ -79,7 +82,8 @@ WITH
 SELECT s.live_id AS live_id, if(s.is_over, 'ended', 'live') AS state, now_at AS as_of,
     assumeNotNull(s.started) AS started_at, s.ended AS ended_at, s.seconds AS live_seconds,
     assumeNotNull(s.last_active) AS last_active_at, s.creator_id AS creator_id, s.category AS category,
-    w.watching AS watching_now, s.pcu AS pcu, s.watch_ms / 1000 / nullIf(s.seconds, 0) AS acu,
+    coalesce(w.watching, 0) AS watching_now, s.watching_peak AS watching_peak,
+    s.pcu AS pcu, s.watch_ms / 1000 / nullIf(s.seconds, 0) AS acu,
     s.watch_ms / 1000 / nullIf(s.entered_users, 0) AS avg_stay_seconds,
     {", ".join(f"s.{x.name} AS {x.name}" for x in MEASURES)},
     s.gmv_minor - s.gmv_refunded_minor AS gmv_net_minor,
@@ -99,7 +103,7 @@ FROM states AS s
 LEFT JOIN watched AS w ON w.live_id = s.live_id
 {_label("live", "s.live_id")}
 {_label("creator", "s.creator_id")}
-"""
+"""  # noqa: S608  # words of ours
 
 LIVE_SESSIONS_VIEW: Final = View(
     "live_sessions",
@@ -116,6 +120,7 @@ LIVE_SESSIONS_VIEW: Final = View(
         Column("creator_id", "String", "Host; empty when no event names one"),
         Column("category", "String", "Category of the room; empty when no event names one"),
         Column("watching_now", COUNT, "Users with a report in the 90 s before as_of (its last full 10 s)"),
+        WATCHING_PEAK,
         PCU,
         Column("acu", _RATE, "Average of users at once: watch_ms over live_seconds"),
         Column("avg_stay_seconds", _RATE, "Time watched per user who entered"),
@@ -168,7 +173,7 @@ FROM
     FROM {{database}}.live_session_sources_rows AS r FINAL GROUP BY r.live_id, r.source
 )
 WHERE entered_users > 0
-"""
+"""  # noqa: S608  # words of ours
 
 LIVE_SESSION_SOURCES_VIEW: Final = View(
     "live_session_sources",
@@ -197,7 +202,7 @@ FROM
     FROM {{database}}.live_session_products_rows AS r FINAL GROUP BY r.live_id, r.product_id
 ) AS p
 {_label("product", "p.product_id")}
-"""
+"""  # noqa: S608  # words of ours
 
 LIVE_PRODUCTS_VIEW: Final = View(
     "live_products",

@@ -1,6 +1,6 @@
-"""Live rooms of a list of events, by the words of `schemas.sessions`, one event and one step at a time. Slow on purpose.
+"""Live rooms of a list of events, by the words of `schemas.sessions`, one event and one step at a time.
 
-Known limit: first events are remembered for ever here.
+Slow on purpose. First events are remembered for ever here.
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ def rooms(events: Iterable[Event], as_of: int, tie: Tie, currency: str = "CNY") 
             "last_active_at": alive,
             "live_seconds": max(0, (as_of if ended is None else ended) - started) / 1000,
             "pcu": max(map(len, present.values()), default=0),
+            "watching_peak": max(map(len, watching.values()), default=0),
             "watching_now": len(watching.get(as_of // STEP - 1, set())),
             "creator_id": min((e["creator_id"] for e in told if e.get("creator_id")), default=""),
             "category": min((e["category"] for e in told if e.get("category")), default=""),

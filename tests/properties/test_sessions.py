@@ -186,16 +186,15 @@ class Engine:
         names = [measure.name for measure in MEASURES]
         found: dict[str, dict[str, Any]] = {}
         for row in self.rows.get("live_sessions", {}).values():
-            room = found.setdefault(row["live_id"], {"pcu": 0, "creator_id": "", "category": ""})
+            room = found.setdefault(row["live_id"], {"pcu": 0, "watching_peak": 0, "creator_id": "", "category": ""})
             for name in names:
                 if row[name]:
                     room[name] = room.get(name, 0) + row[name]
-            room["pcu"] = max(room["pcu"], row["pcu"])
+            for name in ("pcu", "watching_peak"):
+                room[name] = max(room[name], row[name])
             for name in ("creator_id", "category"):
                 room[name] = min(filter(None, (room[name], row[name])), default="")
-        return {
-            room: {name: n for name, n in row.items() if n or name not in names} for room, row in found.items()
-        }
+        return {room: {name: n for name, n in row.items() if n or name not in names} for room, row in found.items()}
 
     def items(self, table: str, item: str, names: Sequence[str]) -> dict[tuple[str, str], dict[str, int]]:
         found: dict[tuple[str, str], dict[str, int]] = {}
