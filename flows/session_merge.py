@@ -14,7 +14,7 @@ import polars as pl
 
 from flows.funnel_pairs import Int64s
 from flows.kernel import Progress
-from flows.live_sessions import NEWS, PRODUCTS, ROOMS, SOURCES
+from flows.live_sessions import BETWEEN, NEWS, PRODUCTS, ROOMS, SOURCES
 from flows.session_cells import Cells, Due
 from flows.topic_columns import pack, unpack
 from schemas import sessions as m
@@ -115,10 +115,10 @@ class RoomMerge(_Merge):
 
     def _learn(self, frame: pl.DataFrame, places: Int64s, news: Int64s) -> None:
         """Keep a room's creator and category: of several the least, whatever came first."""
-        for number, column in ((_CREATOR, "creator_id"), (_CATEGORY, "category")):
-            held = self._days.texts[number]
-            for place, text in zip(places[news].tolist(), frame[column].gather(news).to_list(), strict=True):
-                if text is not None and (not held[place] or text < held[place]):
+        for place, item in zip(places[news].tolist(), frame["item"].gather(news).to_list(), strict=True):
+            for number, text in zip((_CREATOR, _CATEGORY), item.split(BETWEEN), strict=True):
+                held = self._days.texts[number]
+                if text and (not held[place] or text < held[place]):
                     held[place] = text
 
     def _rows(self, table: str, due: Due) -> pl.DataFrame:
