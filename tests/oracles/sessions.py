@@ -9,11 +9,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import polars as pl
+
+from schemas.hashing import hash64
+
 Event = dict[str, Any]  # `topic` and the fields of EVENTS.md; event_time in ms
 Figures = dict[str, Any]
-Tie = Callable[[Event], int]
 
 MINUTE, STEP, DAY = 60_000, 10_000, 86_400_000
+
+
+def source_hash(event: Event) -> int:
+    """What orders two views in one millisecond: the lesser hash of the source is the entry."""
+    channel = event.get("channel")
+    code = 0 if channel is None else int(hash64(pl.Series([channel])).item())
+    code = (code & ~1) | (event.get("from_video_id") is not None)
+    return code - (1 << 64) if code >> 63 else code
 
 
 def in_rooms(events: Iterable[Event]) -> dict[str, list[Event]]:
@@ -59,9 +70,9 @@ def _user(event: Event) -> Any:
     return event["user_id"]
 
 
-def room_sums(events: Sequence[Event], tie: Tie, currency: str) -> list[tuple[str, int, int]]:
+def room_sums(events: Sequence[Event], currency: str) -> list[tuple[str, int, int]]:
     """Measure, event time and what it adds, for each figure of one room's events."""
-    events = sorted(events, key=lambda e: (e["event_time"], tie(e)))
+    events = sorted(events, key=lambda e: (e["event_time"], source_hash(e)))
     found: list[tuple[str, int, int]] = []
 
     def add(name: str, chosen: Iterable[Event], amount: Callable[[Event], int] = lambda _: 1) -> None:
@@ -127,12 +138,12 @@ def presence(events: Sequence[Event]) -> tuple[dict[int, set[str]], dict[int, se
     return present, watching
 
 
-def minutes(events: Iterable[Event], tie: Tie, currency: str = "CNY") -> dict[tuple[str, int], Figures]:
+def minutes(events: Iterable[Event], currency: str = "CNY") -> dict[tuple[str, int], Figures]:
     """Rows of `live_session_minutes`; of the sums those that are not 0."""
     rows: dict[tuple[str, int], Figures] = {}
     for room, mine in in_rooms(events).items():
         sums: dict[int, Counter[str]] = defaultdict(Counter)
-        for name, time, amount in room_sums(mine, tie, currency):
+        for name, time, amount in room_sums(mine, currency):
             sums[time // MINUTE * MINUTE][name] += amount
         present, watching = presence(mine)
         for minute in sums.keys() | {step * STEP // MINUTE * MINUTE for step in present}:
@@ -147,12 +158,12 @@ def minutes(events: Iterable[Event], tie: Tie, currency: str = "CNY") -> dict[tu
     return rows
 
 
-def rooms(events: Iterable[Event], as_of: int, tie: Tie, currency: str = "CNY") -> dict[str, Figures]:
+def rooms(events: Iterable[Event], as_of: int, currency: str = "CNY") -> dict[str, Figures]:
     """Rows of `live_sessions`; of the sums those that are not 0. Times in ms."""
     rows: dict[str, Figures] = {}
     for room, mine in in_rooms(events).items():
         sums: Counter[str] = Counter()
-        for name, _, amount in room_sums(mine, tie, currency):
+        for name, _, amount in room_sums(mine, currency):
             sums[name] += amount
         present, watching = presence(mine)
         first = min(e["event_time"] for e in mine)
@@ -181,11 +192,11 @@ def rooms(events: Iterable[Event], as_of: int, tie: Tie, currency: str = "CNY") 
     return rows
 
 
-def sources(events: Iterable[Event], tie: Tie) -> dict[tuple[str, str], tuple[int, int]]:
+def sources(events: Iterable[Event]) -> dict[tuple[str, str], tuple[int, int]]:
     """Rows of `live_session_sources`: users who entered, and those of them who came from a video."""
     rows: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for room, mine in in_rooms(events).items():
-        entries = sorted((e for e in mine if _is_entry(e)), key=lambda e: (e["event_time"], tie(e)))
+        entries = sorted((e for e in mine if _is_entry(e)), key=lambda e: (e["event_time"], source_hash(e)))
         for entry in _firsts(entries, _user):
             row = rows[room, entry.get("channel") or ""]
             row[0] += 1
