@@ -136,8 +136,14 @@ def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
             dimensions = spec.dimensions
             kernels.append(FunnelShard(funnels, dimensions, currency=settings.currency, retain_ms=settings.retain_ms))
         if "sessions" in settings.families:
-            memory = settings.room_memory_ms
-            kernels.append(SessionShard(currency=settings.currency, memory_ms=memory, retain_ms=settings.retain_ms))
+            kernels.append(
+                SessionShard(
+                    currency=settings.currency,
+                    memory_ms=settings.session_memory_ms,
+                    order_memory_ms=settings.room_memory_ms,
+                    retain_ms=settings.retain_ms,
+                )
+            )
         return kernels
 
     return make

@@ -33,6 +33,7 @@ from flows.session_tally import (
     START,
     UNFOLLOW,
     Events,
+    Memories,
     Out,
     tally,
 )
@@ -94,9 +95,15 @@ class SessionShard:
     name = ROOMS
     columns = frozenset(_COLUMNS) - ALWAYS.keys()
 
-    def __init__(self, *, currency: str = "CNY", memory_ms: int = 864_000_000, retain_ms: int = 3_600_000) -> None:
-        self._memory_ms = memory_ms
-        self._state = Memory(memory_ms, retain_ms)
+    def __init__(
+        self,
+        *,
+        currency: str = "CNY",
+        memory_ms: int = 86_400_000,
+        order_memory_ms: int = 864_000_000,
+        retain_ms: int = 3_600_000,
+    ) -> None:
+        self._state = Memory(Memories(memory_ms, order_memory_ms), retain_ms)
         self._outs = {
             ROOMS: new_out(ROOM_WIDTH, _ROWS),
             SOURCES: new_out(len(SOURCE_MEASURES), _ROWS),
@@ -120,7 +127,8 @@ class SessionShard:
         outs, start = self._outs, 0
         while start < read.height:
             self._state.make_room()
-            start = tally(events, self._state.state, outs[ROOMS], outs[SOURCES], outs[PRODUCTS], self._memory_ms, start)
+            state, memories = self._state.state, self._state.memories
+            start = tally(events, state, outs[ROOMS], outs[SOURCES], outs[PRODUCTS], memories, start)
             self._state.note()
             for name, item in ((ROOMS, None), (SOURCES, "channel"), (PRODUCTS, "product_id")):
                 if outs[name].used[0]:

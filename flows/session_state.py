@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from flows.funnel_pairs import Int64s, slot_of
-from flows.session_tally import BLOCK, FIRSTS_LOGGED, MARKS_LOGGED, Out, State
+from flows.session_tally import BLOCK, FIRSTS_LOGGED, MARKS_LOGGED, Memories, Out, State
 from flows.topic_columns import pack, unpack
 from schemas.decode_compile import compiled
 from schemas.sessions import STEP_MS
@@ -37,8 +38,8 @@ def new_out(width: int, rows: int) -> Out:
 class Memory:
     """The state of one shard, for `flows.session_tally.tally`."""
 
-    def __init__(self, memory_ms: int, retain_ms: int) -> None:
-        self._memory, self._retain = memory_ms, retain_ms
+    def __init__(self, memories: Memories, retain_ms: int) -> None:
+        self.memories, self._retain = memories, retain_ms
         self._start_empty()
 
     def _start_empty(self) -> None:
@@ -58,12 +59,27 @@ class Memory:
         s = self.state
         count = int(s.used[_FIRSTS])
         if count + _LOG_ROWS > _LOAD * len(s.first_keys):
-            kept = (s.first_keys != 0) & (s.first_times + self._memory + self._retain >= self._watermark)
+            kept = self._living_firsts()
             self._lay_out_firsts(*(column[kept] for column in (s.first_keys, s.first_times, s.first_loads)))
         s = self.state
         if int(s.used[_MARKS]) + _LOG_ROWS > _LOAD * len(s.mark_keys):
-            kept = (s.mark_keys != 0) & ((s.mark_blocks + 1) * _BLOCK_MS + self._retain > self._watermark)
+            kept = self._living_marks()
             self._lay_out_marks(*(column[kept] for column in (s.mark_keys, s.mark_blocks, s.present, s.watching)))
+
+    def _living_firsts(self) -> npt.NDArray[np.bool_]:
+        """Which slots an event that may still come can find."""
+        s = self.state
+        memory = np.where(s.first_keys & 1, self.memories.orders, self.memories.audience)
+        living: npt.NDArray[np.bool_] = s.first_times + memory + self._retain >= self._watermark
+        living &= s.first_keys != 0
+        return living
+
+    def _living_marks(self) -> npt.NDArray[np.bool_]:
+        """Which slots an event that may still come can find."""
+        s = self.state
+        living: npt.NDArray[np.bool_] = (s.mark_blocks + 1) * _BLOCK_MS + self._retain > self._watermark
+        living &= s.mark_keys != 0
+        return living
 
     def _lay_out_firsts(self, keys: Int64s, *columns: Int64s) -> None:
         found = _laid_out(keys, *columns)
@@ -91,12 +107,12 @@ class Memory:
     def snapshot(self) -> bytes:
         """See `flows.kernel.Persistent`."""
         self._fresh, self._is_logged = [], True
-        s, mark = self.state, self._watermark
-        kept = (s.first_keys != 0) & (s.first_times + self._memory + self._retain >= mark)
-        firsts = np.stack((s.first_keys, s.first_times, s.first_loads), axis=1)[kept]
-        kept = (s.mark_keys != 0) & ((s.mark_blocks + 1) * _BLOCK_MS + self._retain > mark)
-        marks = np.stack((s.mark_keys, s.mark_blocks, s.present, s.watching), axis=1)[kept]
-        return pack({"format": _FORMAT, "watermark": mark, "firsts": firsts, "marks": marks})
+        s = self.state
+        kept = self._living_firsts()
+        firsts = np.stack([column[kept] for column in (s.first_keys, s.first_times, s.first_loads)], axis=1)
+        kept = self._living_marks()
+        marks = np.stack([column[kept] for column in (s.mark_keys, s.mark_blocks, s.present, s.watching)], axis=1)
+        return pack({"format": _FORMAT, "watermark": self._watermark, "firsts": firsts, "marks": marks})
 
     def delta(self) -> bytes:
         """See `flows.kernel.Persistent`."""

@@ -59,6 +59,13 @@ class State(NamedTuple):
     was: Int64s  # time and load that a first event had before it moved
 
 
+class Memories(NamedTuple):
+    """How long a first event is remembered, ms."""
+
+    audience: int  # who was there and did what
+    orders: int  # which order, and whose
+
+
 class Out(NamedTuple):
     """Rows of increments, found by `slots`."""
 
@@ -132,9 +139,17 @@ def _first(s: State, key: int, time: int, load: int, memory: int) -> int:
 
 
 @inlined
-def _distinct(s: State, out: Out, e: Events, i: int, who: int, measure: int, memory: int) -> None:
+def _key(who: int, sort: int, is_order: bool) -> int:  # noqa: FBT001
+    """The key of a first event. Its lowest bit (1: of orders) says which of `Memories` holds."""
+    return mixed(who, sort) & ~1 | int(is_order) | 2
+
+
+@inlined
+def _distinct(s: State, out: Out, e: Events, i: int, who: int, measure: int, memories: Memories) -> None:
     """Count `who` (a hash) in a measure of the room, in the minute of its first event of that sort."""
-    answer = _first(s, mixed(who, measure + 1), e.time[i], 0, memory)
+    is_order = e.what[i] >= CREATED
+    memory = memories.orders if is_order else memories.audience
+    answer = _first(s, _key(who, measure + 1, is_order), e.time[i], 0, memory)
     if answer != 0:
         out.sums[_minute(out, e.room[i], e.time[i], i), measure] += 1
     if answer == 2:
@@ -142,9 +157,11 @@ def _distinct(s: State, out: Out, e: Events, i: int, who: int, measure: int, mem
 
 
 @inlined
-def _distinct_of(s: State, out: Out, e: Events, i: int, who: int, measure: int, memory: int) -> None:
+def _distinct_of(s: State, out: Out, e: Events, i: int, who: int, measure: int, memories: Memories) -> None:
     """Count `who` in a measure of the product, on the day of its first event of that sort."""
-    answer = _first(s, mixed(who, _OF_PRODUCT + measure), e.time[i], 0, memory)
+    is_order = e.what[i] >= CREATED
+    memory = memories.orders if is_order else memories.audience
+    answer = _first(s, _key(who, _OF_PRODUCT + measure, is_order), e.time[i], 0, memory)
     if answer != 0:
         out.sums[_item(out, e, i, e.product[i], e.time[i]), measure] += 1
     if answer == 2:
@@ -154,7 +171,7 @@ def _distinct_of(s: State, out: Out, e: Events, i: int, who: int, measure: int, 
 @inlined
 def _enter(s: State, out: Out, sources: Out, e: Events, i: int, who: int, memory: int) -> None:
     """Count a view as its user's entry, if it is the first."""
-    answer = _first(s, mixed(who, m.ENTERED + 1), e.time[i], e.load[i], memory)
+    answer = _first(s, _key(who, m.ENTERED + 1, False), e.time[i], e.load[i], memory)  # noqa: FBT003
     if answer != 0:
         row = _minute(out, e.room[i], e.time[i], i)
         out.sums[row, m.ENTERED] += 1
@@ -219,7 +236,7 @@ def _stay(s: State, out: Out, e: Events, i: int, who: int) -> int:
 
 
 @inlined
-def _order(s: State, out: Out, products: Out, e: Events, i: int, who: int, memory: int) -> None:
+def _order(s: State, out: Out, products: Out, e: Events, i: int, who: int, memories: Memories) -> None:
     """An order that is created, paid or refunded: one line of it."""
     what, row = e.what[i], _minute(out, e.room[i], e.time[i], i)
     of = _item(products, e, i, e.product[i], e.time[i])
@@ -231,25 +248,25 @@ def _order(s: State, out: Out, products: Out, e: Events, i: int, who: int, memor
     if what == CREATED:
         out.sums[row, m.GMV_CREATED] += amount
         products.sums[of, m.P_GMV_CREATED] += amount
-        _distinct(s, out, e, i, order, m.ORDERS_CREATED, memory)
-        _distinct_of(s, products, e, i, line, m.P_ORDERS_CREATED, memory)
+        _distinct(s, out, e, i, order, m.ORDERS_CREATED, memories)
+        _distinct_of(s, products, e, i, line, m.P_ORDERS_CREATED, memories)
     elif what == PAID:
         out.sums[row, m.GMV] += amount
         products.sums[of, m.P_GMV] += amount
         products.sums[of, m.P_QUANTITY] += e.quantity[i]
-        _distinct(s, out, e, i, order, m.ORDERS, memory)
-        _distinct(s, out, e, i, who, m.BUYERS, memory)
-        _distinct_of(s, products, e, i, line, m.P_ORDERS, memory)
-        _distinct_of(s, products, e, i, buyer, m.P_BUYERS, memory)
+        _distinct(s, out, e, i, order, m.ORDERS, memories)
+        _distinct(s, out, e, i, who, m.BUYERS, memories)
+        _distinct_of(s, products, e, i, line, m.P_ORDERS, memories)
+        _distinct_of(s, products, e, i, buyer, m.P_BUYERS, memories)
     else:
         out.sums[row, m.GMV_REFUNDED] += amount
         products.sums[of, m.P_GMV_REFUNDED] += amount
-        _distinct(s, out, e, i, order, m.ORDERS_REFUNDED, memory)
-        _distinct_of(s, products, e, i, line, m.P_ORDERS_REFUNDED, memory)
+        _distinct(s, out, e, i, order, m.ORDERS_REFUNDED, memories)
+        _distinct_of(s, products, e, i, line, m.P_ORDERS_REFUNDED, memories)
 
 
 @inlined
-def _engage(s: State, out: Out, products: Out, e: Events, i: int, who: int, row: int, memory: int) -> None:
+def _engage(s: State, out: Out, products: Out, e: Events, i: int, who: int, row: int, memories: Memories) -> None:
     """A like, a gift, or an action."""
     what = e.what[i]
     if what == LIKE:
@@ -262,29 +279,26 @@ def _engage(s: State, out: Out, products: Out, e: Events, i: int, who: int, row:
         out.sums[row, m.UNFOLLOWS] += 1
     elif what == FOLLOW:
         out.sums[row, m.FOLLOWS] += 1
-        _distinct(s, out, e, i, who, m.FOLLOWERS, memory)
+        _distinct(s, out, e, i, who, m.FOLLOWERS, memories)
     elif what == EXPOSURE:
         out.sums[row, m.EXPOSURES] += 1
-        _distinct(s, out, e, i, who, m.EXPOSED, memory)
+        _distinct(s, out, e, i, who, m.EXPOSED, memories)
     elif what == GIFT:
         out.sums[row, m.GIFTS] += e.quantity[i]
         out.sums[row, m.GIFT_AMOUNT] += 0 if e.foreign[i] else e.amount[i]
         out.sums[row, m.OTHER_CURRENCY] += e.foreign[i]
-        _distinct(s, out, e, i, who, m.GIFTERS, memory)
+        _distinct(s, out, e, i, who, m.GIFTERS, memories)
     elif what == CLICK:
         out.sums[row, m.CLICKS] += 1
-        _distinct(s, out, e, i, who, m.CLICKERS, memory)
+        _distinct(s, out, e, i, who, m.CLICKERS, memories)
         if e.product[i] != 0:
             products.sums[_item(products, e, i, e.product[i], e.time[i]), m.P_CLICKS] += 1
-            _distinct_of(s, products, e, i, mixed(who, e.product[i]), m.P_CLICKERS, memory)
+            _distinct_of(s, products, e, i, mixed(who, e.product[i]), m.P_CLICKERS, memories)
 
 
 @compiled
-def tally(e: Events, s: State, out: Out, sources: Out, products: Out, memory: int, start: int) -> int:
-    """Add up events from number `start` on; the number of the first one that there was no room for.
-
-    `memory`: how long a first event is remembered, ms.
-    """
+def tally(e: Events, s: State, out: Out, sources: Out, products: Out, memories: Memories, start: int) -> int:
+    """Add up events from number `start` on; the number of the first one that there was no room for."""
     room = min(len(out.key), len(sources.key), len(products.key)) - MOST_CELLS
     logs = min(len(s.first_log), len(s.mark_log)) - MOST_CELLS
     for i in range(start, len(e.what)):
@@ -303,16 +317,16 @@ def tally(e: Events, s: State, out: Out, sources: Out, products: Out, memory: in
             active = _stay(s, out, e, i, who)
             if what == ENTRY:
                 out.sums[row, m.VIEWS] += 1
-                _enter(s, out, sources, e, i, who, memory)
+                _enter(s, out, sources, e, i, who, memories.audience)
         elif what in (CREATED, PAID, REFUNDED):
-            _order(s, out, products, e, i, who, memory)
+            _order(s, out, products, e, i, who, memories)
         elif what == START:
             out.sums[row, m.FIRST_START] = min(out.sums[row, m.FIRST_START], time)
             out.sums[row, m.LAST_START] = max(out.sums[row, m.LAST_START], time)
         elif what == END:
             out.sums[row, m.LAST_END] = max(out.sums[row, m.LAST_END], time)
         else:
-            _engage(s, out, products, e, i, who, row, memory)
+            _engage(s, out, products, e, i, who, row, memories)
         if what not in (PAID, REFUNDED, SETTLED):
             out.sums[row, m.LAST_ACTIVE] = max(out.sums[row, m.LAST_ACTIVE], active)
     return len(e.what)

@@ -173,7 +173,9 @@ class Settings(BaseModel):
     heat_user_cap: int = Field(0, ge=0)
     """Most weight that one user adds to a topic in a minute; 0: no cap."""
     room_memory_ms: DurationMs = 864_000_000
-    """How long a user's first view of a room is remembered."""
+    """How long a user's first view of a room is remembered in funnels, and how long a room's orders are."""
+    session_memory_ms: DurationMs = Field(86_400_000, ge=3_600_000)
+    """How long live rooms remember a user: one who comes back later counts once more."""
     declare: Paths = ()
     """TOML files with own funnels, heat weights, dimensions (see examples/)."""
 

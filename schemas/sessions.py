@@ -10,8 +10,8 @@ a video. Time is cut into *steps* of 10 s and minutes (UTC); every measure is a 
   resolution of 10 s).
 - A user is *watching* at an instant (a multiple of 10 s) when it made a report in the 90 s before it.
 - Users, buyers, orders … are exactly distinct within the room. In minutes each is counted in the minute of its first
-  event of that sort in the room, so that minutes add up to the room. A first event is remembered for 10 days (setting
-  `room_memory`).
+  event of that sort in the room, so that minutes add up to the room. A first event is remembered for a day (setting
+  `session_memory`), of an order for 10 days (`room_memory`); one that comes later than that counts anew.
 - Entering is the first view in the room that is no continued report; that view's `channel` is the user's source (of two
   in one millisecond the one with the lesser hash).
 - The room starts with its first `live_start`, else with its first event. It ends with its last `live_end` unless a

@@ -83,7 +83,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels.write_text("kind,id,name\nlive,told,夜市\ncreator,c1,Li\nproduct,p1,Lamp\n")
     events.write_text("".join(json.dumps({"event_id": f"e{n}", **event}) + "\n" for n, event in enumerate(EVENTS)))
     livepulse("labels", str(labels), "--store", str(store))
-    livepulse("backfill", str(events), "--store", str(store), "--room-memory", "1d")  # the room is long forgotten
+    livepulse(
+        "backfill", str(events), "--store", str(store), "--room-memory", "1d", "--session-memory", "1h"
+    )  # the room is long forgotten
     return store
 
 

@@ -129,7 +129,7 @@ class Engine:
     """The shards and the merges of a run, fed by hand."""
 
     def __init__(self, shards: int, retain: int) -> None:
-        self._new_shard = lambda: SessionShard(retain_ms=retain, memory_ms=400 * DAY)
+        self._new_shard = lambda: SessionShard(retain_ms=retain, memory_ms=400 * DAY, order_memory_ms=400 * DAY)
         self._new_merges = lambda: [kind(retain_ms=retain) for kind in _MERGES]
         self.shards, self.merges = [self._new_shard() for _ in range(shards)], self._new_merges()
         self._saved: list[tuple[bytes, list[bytes]]] = []
@@ -268,3 +268,37 @@ def test_a_replay_from_a_snapshot_gives_the_same_rows(world: World) -> None:
         if _ == 0:
             engine.restart()
     check(engine, world.events)
+
+
+def test_state_is_bounded_by_the_users_of_the_memory_not_by_all_that_came() -> None:
+    shard, merge = SessionShard(memory_ms=HOUR, order_memory_ms=HOUR, retain_ms=0), RoomMerge(retain_ms=0)
+    sizes = []
+    for hour in range(30):
+        events = [
+            {
+                "topic": "view", "event_id": f"e{hour}-{n}", "user_id": f"u{hour}-{n}", "live_id": f"l{hour}",
+                "surface": "live", "watch_ms": 60_000, "event_time": START + hour * HOUR + n,
+            }
+            for n in range(2_000)
+        ]  # fmt: skip
+        progress = Progress(START + hour * HOUR, 0, early=False)
+        for name, increments in shard.fold(frame_of(events), progress).items():
+            if name == RoomMerge.name:
+                merge.fold([increments])
+        merge.emit(progress)
+        sizes.append((len(shard.snapshot()), len(shard._state), len(merge.snapshot())))
+    assert max(size for size, _, _ in sizes) < 4 * 2_000 * 100
+    assert max(held for _, held, _ in sizes) < 12 * 2_000  # of 150,000 in all
+    assert sizes[-1][2] < 4 * sizes[2][2]
+
+
+def test_a_user_who_comes_back_after_the_memory_counts_anew_and_an_order_does_not() -> None:
+    shard, merge = SessionShard(memory_ms=HOUR, order_memory_ms=10 * DAY), RoomMerge()
+    order = {"topic": "order", "status": "paid", "order_id": "o", "product_id": "p", "quantity": 1, "amount_minor": 5}
+    for day in range(3):
+        about = {"user_id": "u1", "live_id": "l", "event_time": START + day * DAY}
+        events = [{**about, "event_id": f"v{day}", "topic": "view", "surface": "live", "watch_ms": 1}]
+        events.append({**about, "event_id": f"o{day}", **order})
+        merge.fold([shard.fold(frame_of(events), Progress(START + day * DAY, 0, early=False))[RoomMerge.name]])
+    rows = merge.emit(Progress(0, 0, early=False, end=True))["live_sessions"]
+    assert (rows["entered_users"].sum(), rows["orders"].sum(), rows["buyers"].sum()) == (3, 1, 1)
