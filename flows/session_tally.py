@@ -80,7 +80,7 @@ class Out(NamedTuple):
     used: Int64s
 
 
-@inlined
+@compiled
 def _cell(out: Out, room: int, start: int, item: int, event: int) -> int:
     """The row of a room, start and item."""
     key = mixed(mixed(room, start), item)
@@ -115,7 +115,7 @@ def _item(out: Out, e: Events, i: int, item: int, time: int) -> int:
     return row
 
 
-@inlined
+@compiled
 def _first(s: State, key: int, time: int, load: int, memory: int) -> int:
     """Tell of an event of some sort. 0: there was an earlier one; 1: it is the first; 2: it is before the first known.
 
@@ -144,7 +144,7 @@ def _key(who: int, sort: int, is_order: bool) -> int:  # noqa: FBT001
     return mixed(who, sort) & ~1 | int(is_order) | 2
 
 
-@inlined
+@compiled
 def _distinct(s: State, out: Out, e: Events, i: int, who: int, measure: int, memories: Memories) -> None:
     """Count `who` (a hash) in a measure of the room, in the minute of its first event of that sort."""
     is_order = e.what[i] >= CREATED
@@ -156,7 +156,7 @@ def _distinct(s: State, out: Out, e: Events, i: int, who: int, measure: int, mem
         out.sums[_minute(out, e.room[i], s.was[0], i), measure] -= 1
 
 
-@inlined
+@compiled
 def _distinct_of(s: State, out: Out, e: Events, i: int, who: int, measure: int, memories: Memories) -> None:
     """Count `who` in a measure of the product, on the day of its first event of that sort."""
     is_order = e.what[i] >= CREATED
@@ -188,7 +188,7 @@ def _enter(s: State, out: Out, sources: Out, e: Events, i: int, who: int, memory
         sources.sums[row, 1] -= s.was[1] & 1
 
 
-@inlined
+@compiled
 def _mark(s: State, out: Out, e: Events, i: int, who: int, low: int, high: int, column: int) -> None:
     """Put a user into the steps `low` to `high`: those that it was not in count once more in `column` and the next."""
     step = low

@@ -56,7 +56,7 @@ LIVE_SESSION_MINUTES: Final = Table(
         ),
         FINAL,
     ),
-    order_by=("live_id", "window_start"),
+    order_by=("window_start", "live_id"),  # boards ask for a range of time; watching_now for one minute
 )  # fmt: skip
 
 LIVE_SESSION_SOURCES: Final = Table(
