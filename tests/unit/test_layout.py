@@ -26,6 +26,8 @@ KERNELS = (
     "topic_heat",
     "topic_lifecycle",
     "conversion_funnel",
+    "live_sessions",
+    "session_merge",
     "admission",
     "keyed_set",
 )
