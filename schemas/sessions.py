@@ -17,6 +17,9 @@ a video. Time is cut into *steps* of 10 s and minutes (UTC); every measure is a 
 - The room starts with its first `live_start`, else with its first event. It ends with its last `live_end` unless a
   later `live_start` re-opened it, or after 5 min with no event and nobody's report covering; it then ended when that
   silence began. Orders that go on to be paid, cancelled, refunded or redeemed are no sign of life.
+
+Compiled code holds these numbers; `schemas.decode_compile` keeps it under a digest of every text that names it, as this
+one does.
 """
 
 from __future__ import annotations
