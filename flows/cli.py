@@ -109,6 +109,28 @@ def sql(
     return ask(settings, query)
 
 
+@app.command(rich_help_panel=RUN)
+@with_settings(*STORE_FIELDS)
+def labels(
+    settings: Settings,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="CSV with the columns kind, id, name")],
+) -> int:
+    """Give names to rooms, creators and products, for people to read; the engine may run meanwhile.
+
+    A line is a kind (live, creator, product, video, category, campaign, ad, gift), an id and its name. Loaded again, an
+    id takes its new name. The views show an id where it has none.
+
+    \b
+    Examples
+      livepulse labels names.csv
+      livepulse labels rooms.csv products.csv --store http://clickhouse:8123
+    """
+    from flows.labels import load_labels
+
+    typer.echo(f"{load_labels(files, settings):,} labels")
+    return OK
+
+
 @app.command(rich_help_panel=LOOK)
 @with_settings(
     *(name for name in _RUN_FIELDS if name in {*KAFKA_FIELDS, *STORE_FIELDS, "recovery_dir", "shards", "declare"})

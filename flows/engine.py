@@ -48,7 +48,7 @@ def run(settings: Settings) -> int:
     """
     drain = threading.Event()
     recovery = RecoveryDir(settings.recovery_path)
-    with recovery.lock(), _store(settings) as address, _signals(drain):
+    with recovery.lock(), opened_store(settings) as address, _signals(drain):
         while not drain.is_set():
             lanes = _wait_for_lanes(settings, drain)
             if not lanes:
@@ -136,7 +136,7 @@ def _wait_for_lanes(settings: Settings, drain: threading.Event) -> frozenset[Lan
 
 
 @contextmanager
-def _store(settings: Settings, *, replace: bool = False) -> Iterator[StoreAddress]:
+def opened_store(settings: Settings, *, replace: bool = False) -> Iterator[StoreAddress]:
     """The store, up and migrated; an embedded one is started and, if it was us who started it, stopped."""
     started: embedded.Embedded | None = None
     try:
@@ -190,7 +190,7 @@ def backfill(files: Sequence[Path], settings: Settings, *, replace: bool = False
     for path in files:
         if not path.is_file():
             raise Usage(f"{path}: no such file")
-    with _store(settings, replace=replace) as address:
+    with opened_store(settings, replace=replace) as address:
         store = address.connect()
         empty = store.is_empty()
         store.close()

@@ -14,7 +14,9 @@ from flows.conversion_funnel import FunnelMerge, FunnelShard
 from flows.errors import BadSetting
 from flows.kernel import MergeKernel, ShardKernel
 from flows.ledger import LedgerMerge
+from flows.live_sessions import SessionShard
 from flows.messages import packed
+from flows.session_merge import ProductMerge, RoomMerge, SourceMerge
 from flows.settings import Settings
 from flows.steps import StepConfig
 from flows.topic_heat import HeatMerge, HeatShard
@@ -133,6 +135,15 @@ def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
         if "funnel" in settings.families:
             dimensions = spec.dimensions
             kernels.append(FunnelShard(funnels, dimensions, currency=settings.currency, retain_ms=settings.retain_ms))
+        if "sessions" in settings.families:
+            kernels.append(
+                SessionShard(
+                    currency=settings.currency,
+                    memory_ms=settings.session_memory_ms,
+                    order_memory_ms=settings.room_memory_ms,
+                    retain_ms=settings.retain_ms,
+                )
+            )
         return kernels
 
     return make
@@ -150,4 +161,7 @@ def _merge_kernels(settings: Settings) -> Mapping[str, Callable[[], MergeKernel]
         makers["funnel"] = lambda: FunnelMerge(
             _funnels(settings, declared), dimension_cap=settings.dimension_cap, retain_ms=settings.retain_ms
         )
+    if "sessions" in settings.families:
+        for kernel in (RoomMerge, SourceMerge, ProductMerge):
+            makers[kernel.name] = partial(kernel, retain_ms=settings.retain_ms)
     return makers

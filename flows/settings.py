@@ -30,7 +30,7 @@ from flows.durations import format_duration, parse_duration, parse_instant
 from flows.errors import BadSetting
 from schemas.events import DIMENSIONS, Limits
 
-FAMILIES: Final = ("activity", "heat", "funnel")
+FAMILIES: Final = ("activity", "heat", "funnel", "sessions")
 ENGINE_OWNED: Final = {
     "bootstrap.servers": "use the setting brokers",
     "group.id": "use the setting group",
@@ -159,7 +159,7 @@ class Settings(BaseModel):
 
     # Families
     families: Names = FAMILIES
-    """Which families run: activity, heat, funnel."""
+    """Which families run: activity, heat, funnel, sessions."""
     dimensions: Names = DIMENSIONS
     """Dimensions of active_users and active_hours, beside `all`."""
     dimension_cap: int = Field(10_000, ge=1, le=1_000_000)
@@ -173,7 +173,9 @@ class Settings(BaseModel):
     heat_user_cap: int = Field(0, ge=0)
     """Most weight that one user adds to a topic in a minute; 0: no cap."""
     room_memory_ms: DurationMs = 864_000_000
-    """How long a user's first view of a room is remembered."""
+    """How long a user's first view of a room is remembered in funnels, and how long a room's orders are."""
+    session_memory_ms: DurationMs = Field(86_400_000, ge=3_600_000)
+    """How long live rooms remember a user: one who comes back later counts once more."""
     declare: Paths = ()
     """TOML files with own funnels, heat weights, dimensions (see examples/)."""
 

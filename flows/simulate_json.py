@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows.simulate_traffic import Events, Traffic, tagged_codes
-from flows.simulate_world import CATEGORIES, CHANNELS, GIFTS, topic_name
+from flows.simulate_world import CATEGORIES, CHANNELS, GIFTS, product_number, topic_name
 from schemas.events import AD, AD_ACTIONS, ENGAGE, ENGAGE_ACTIONS, GIFT, LIKE, ORDER, ORDER_STATUSES, TOPICS, VIEW
 
 
@@ -119,13 +119,14 @@ class JsonWriter:
             *(events[name].tolist() for name in ("room", "item", "action", "quantity", "amount")),
         )
         return [f',{target},"category":"{CATEGORIES[category[room]]}","order_id":"o{item}",'
-                f'"product_id":"p{item % 997}","status":"{ORDER_STATUSES[status]}",'
+                f'"product_id":"p{product_number(room, item)}","status":"{ORDER_STATUSES[status]}",'
                 f'"quantity":{quantity},"amount_minor":{amount},"currency":"CNY"}}'
                 for target, room, item, status, quantity, amount in zip(*columns, strict=True)]  # fmt: skip
 
     def _engage(self, events: Events) -> list[str]:
-        columns = zip(self._target(events), events["action"].tolist(), strict=True)
-        return [f',"action":"{ENGAGE_ACTIONS[action]}",{target}}}' for target, action in columns]
+        columns = (self._target(events), *(events[name].tolist() for name in ("action", "room", "item")))
+        return [f',"action":"{ENGAGE_ACTIONS[action]}",{target}{_clicked(action, room, item)}}}'
+                for target, action, room, item in zip(*columns, strict=True)]  # fmt: skip
 
     def _tagged_engage(self, events: Events) -> list[str]:
         columns = zip(self._described(events), events["action"].tolist(), strict=True)
@@ -136,6 +137,13 @@ class JsonWriter:
         columns = zip(*(events[name].tolist() for name in ("action", "item", "amount")), strict=True)
         return [f',"action":"{AD_ACTIONS[action]}","ad_id":"a{ad}","campaign_id":"k{ad % 7}"'
                 f"{money[AD_ACTIONS[action]].format(amount)}}}" for action, ad, amount in columns]  # fmt: skip
+
+
+_CLICK: Final = ENGAGE_ACTIONS.index("product_click")
+
+
+def _clicked(action: int, room: int, item: int) -> str:
+    return f',"product_id":"p{product_number(room, item)}"' if action == _CLICK else ""
 
 
 _FIRST_FORM: Final = {VIEW: 0, LIKE: 4, GIFT: 6, ORDER: 7, ENGAGE: 8, AD: 12}

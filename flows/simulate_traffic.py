@@ -42,6 +42,7 @@ EVENT: Final = np.dtype([
 ])  # fmt: skip
 
 LIKE_SHARE, COMMENT_SHARE, SHARE_SHARE, FOLLOW_SHARE = 0.09, 0.012, 0.008, 0.004  # of video views
+ROOM_FOLLOW_SHARE, EXPOSED_PER_ENTRY = 0.03, 3  # of rooms entered; exposures of a room, the one that led in among them
 AD_SHARE, CLICK_SHARE, CONVERSION_SHARE = 0.02, 0.10, 0.15  # of video views, of impressions, of clicks
 TAGGED_ACTIONS: Final = ("comment", "share")
 """`engage` actions that carry category and tags of their target; the others carry none."""
@@ -262,7 +263,20 @@ class Traffic:
         engaged["action"] = np.where(comment, _ACTION["comment"], -1)
         clicks = self._chosen(entries, 0.08, stay)
         clicks["kind"], clicks["action"] = ENGAGE, _ACTION["product_click"]
-        return [entries, reports, engaged, clicks, self._gifts(entries, stay), *self._orders(entries, stay)]
+        clicks["item"] = rng.integers(0, 1_000, len(clicks))
+        follows = self._chosen(entries, ROOM_FOLLOW_SHARE, stay)
+        follows["kind"], follows["action"] = ENGAGE, _ACTION["follow"]
+        shown = self._exposures(views, entries)
+        gifts, orders = self._gifts(entries, stay), self._orders(entries, stay)
+        return [entries, reports, engaged, clicks, follows, shown, gifts, *orders]
+
+    def _exposures(self, views: Events, entries: Events) -> Events:
+        """Rooms shown in the feed: to those who enter, just before, and to others who do not."""
+        rng = self._rng
+        others = np.repeat(entries, EXPOSED_PER_ENTRY - 1)
+        others["user"] = views["user"][rng.integers(0, max(1, len(views)), len(others))]
+        shown = joined([entries, others])
+        return _like_parent(shown, shown["time"] - 200, ENGAGE, _ACTION["live_exposure"])
 
     def _chosen(self, entries: Events, share: float, within: Int64s) -> Events:
         """A share of the entries, each as an event in the room (of no kind yet) within so many ms after it."""

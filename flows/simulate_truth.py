@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flows.simulate_funnel import funnel_rows
+from flows.simulate_rooms import room_tables
 from flows.simulate_traffic import Events, Traffic, described
 from flows.simulate_world import (
     CATEGORIES,
@@ -36,7 +37,10 @@ SURFACES: Final = ("video", "live")
 VALUES: Final[dict[str, tuple[str, ...]]] = {
     "surface": SURFACES, "category": CATEGORIES, "region": REGIONS, "platform": PLATFORMS, "channel": CHANNELS,
 }  # fmt: skip
-TABLES: Final = ("partitions", "active_users", "active_hours", "topic_minutes", "funnel")
+TABLES: Final = (
+    "partitions", "active_users", "active_hours", "topic_minutes", "funnel", "rooms", "room_minutes", "room_sources",
+    "room_products",
+)  # fmt: skip
 _NOTHING: Final = -(1 << 62)
 
 
@@ -77,6 +81,10 @@ class Truth:
     - `active_hours`: basis, date, hour, dim, value, events, users, watch_ms
     - `topic_minutes`: tick (the minute's end), topic, events, users
     - `funnel`: unit, bucket_start, dim, value, step, reached, amount_minor
+    - `rooms`: live_id, creator_id, category, started_at, ended_at, pcu, watching_peak and `schemas.sessions.MEASURES`
+    - `room_minutes`: live_id, window_start, viewers, pcu, watching and those measures
+    - `room_sources`: live_id, source, entered_users
+    - `room_products`: live_id, product_id, product_clicks, clickers, orders, buyers, gmv_minor
     """
 
     planted: dict[str, Any]
@@ -87,6 +95,10 @@ class Truth:
     active_hours: pl.DataFrame | None = None
     topic_minutes: pl.DataFrame | None = None
     funnel: pl.DataFrame | None = None
+    rooms: pl.DataFrame | None = None
+    room_minutes: pl.DataFrame | None = None
+    room_sources: pl.DataFrame | None = None
+    room_products: pl.DataFrame | None = None
 
     def write(self, directory: Path) -> Path:
         """`truth.json` with what was planted and the counts, and `truth-TABLE.parquet` beside; the JSON's path."""
@@ -140,6 +152,7 @@ class Expectation:
             "active_hours": pl.concat((_hours(frame, "platform", self._traffic), _hours(frame, "user", self._traffic))),
             "topic_minutes": self._topic_minutes(frame),
             "funnel": funnel_rows(frame, VALUES),
+            **room_tables(frame, self._traffic.rooms),
         }
 
     def _frame(self, events: Events) -> pl.DataFrame:
@@ -179,7 +192,10 @@ class Expectation:
         return _named(counts, "code", names, "topic").select("tick", "topic", "events", "users").sort("tick", "topic")
 
 
-_KEPT: Final = ["time", "user", "video", "room", "trend", "kind", "action", "channel", "continued", "watch", "amount"]
+_KEPT: Final = [
+    "time", "user", "video", "room", "trend", "kind", "action", "channel", "continued", "watch", "amount", "quantity",
+    "item",
+]  # fmt: skip
 
 
 def planted(traffic: Traffic, end: int) -> dict[str, Any]:

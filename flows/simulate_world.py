@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 Floats = npt.NDArray[np.float64]
 Int64s = npt.NDArray[np.int64]
@@ -31,6 +32,14 @@ GIFTS: Final = (("rose", 100), ("heart", 520), ("beer", 1_000), ("crown", 6_600)
 GIFT_SHARES: Final = (0.6, 0.22, 0.12, 0.05, 0.01)
 MINUTE_MS: Final = 60_000
 HOUR_MS: Final = 3_600_000
+
+
+_Number = TypeVar("_Number", int, pl.Expr)
+
+
+def product_number(room: _Number, item: _Number) -> _Number:
+    """The product of an order or a click in a room: each sells twenty, some of them other rooms as well."""
+    return (room * 7 + item % 20) % 997
 
 
 @dataclass(frozen=True, slots=True)

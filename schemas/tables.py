@@ -6,130 +6,29 @@ are absolute upserts: of rows with equal `order_by`, the greatest `version` stan
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import polars as pl
 
+from schemas.declared import (
+    COUNT,
+    DIM,
+    FINAL,
+    MONEY,
+    TIME,
+    VERSION,
+    WHOLE_SECONDS,
+    WRITTEN_AT,
+    Column,
+    Table,
+    identifier,
+)
 from schemas.events import OPTIONAL
+from schemas.session_tables import SESSION_TABLES
 
-ROWS: Final = "_rows"
-"""Suffix of the table behind a view."""
+__all__ = ["TABLES", "TIME", "VERSION", "WHOLE_SECONDS", "WRITTEN_AT", "Column", "Table", "identifier", "table_of"]
 
-_IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_TYPE: Final = re.compile(
-    r"(?:Nullable\((?P<nullable>\w+(?:\(.*\))?)\)|LowCardinality\((?P<low>String)\)|Array\((?P<array>String)\)"
-    r"|(?P<plain>\w+(?:\(.*\))?))"
-)
-PLAIN_TYPES: Final = frozenset(
-    {"String", "Bool", "Date", "DateTime('UTC')", "DateTime64(3, 'UTC')", "Float64"}
-    | {f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)}
-)
-"""Types that a column may have, bare or (but for `Array`, strings only) in `Nullable`."""
-
-TIME: Final = "DateTime64(3, 'UTC')"
-WHOLE_SECONDS: Final = "DateTime('UTC')"
-DIM: Final = "LowCardinality(String)"
-COUNT: Final = "UInt64"
-MONEY: Final = "Int64"
-
-
-def identifier(name: str) -> str:
-    """`name`, if it may stand in SQL unquoted. Errors: `ValueError`."""
-    if not _IDENTIFIER.fullmatch(name):
-        raise ValueError(
-            f"{name!r} is no name for a table, a column or a database: lower-case letters, digits and _ only"
-        )
-    return name
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column: its ClickHouse type and what it means."""
-
-    name: str
-    type: str
-    comment: str
-
-    def __post_init__(self) -> None:
-        identifier(self.name)
-        if self.plain_type not in PLAIN_TYPES:
-            raise ValueError(f"column {self.name}: {self.type} is none of the store's types")
-        if not self.comment:
-            raise ValueError(f"column {self.name} has no comment")
-
-    @property
-    def plain_type(self) -> str:
-        """The type without `Nullable`, `LowCardinality` or `Array`."""
-        found = _TYPE.fullmatch(self.type)
-        return next((part for part in found.groups() if part), "") if found else ""
-
-    @property
-    def nullable(self) -> bool:
-        """It may be NULL."""
-        return self.type.startswith("Nullable(")
-
-    @property
-    def is_array(self) -> bool:
-        """It is an array of its plain type."""
-        return self.type.startswith("Array(")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A ReplacingMergeTree of `columns`; rows with equal `order_by` are one row.
-
-    `versioned`: the row with the greatest `version` stands (column added), else the one inserted last.
-    `retained_by`: the time column that retention counts from, a time of ingestion; `written_at` (the server's clock at
-    the insert) is added for it where rows carry none. `indices`: columns with a min-max index.
-    """
-
-    name: str
-    comment: str
-    columns: tuple[Column, ...]
-    order_by: tuple[str, ...]
-    versioned: bool = True
-    partition_by: tuple[str, ...] = ()
-    retained_by: str = "written_at"
-    indices: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        identifier(self.name)
-        names = [column.name for column in self.columns]
-        if len(set(names)) != len(names):
-            raise ValueError(f"table {self.name} names a column twice")
-        for what, keys in (("order_by", self.order_by), ("indices", self.indices)):
-            if missing := set(keys) - set(names):
-                raise ValueError(f"table {self.name}: {what} has no such columns {sorted(missing)}")
-        if not set(self.partition_by) <= set(self.order_by):  # else FINAL with a filter may return stale rows
-            raise ValueError(f"table {self.name}: partition_by must derive from order_by")
-        if self.retained_by not in ("written_at", *names):
-            raise ValueError(f"table {self.name}: retained_by names no column")
-
-    @property
-    def view(self) -> str:
-        """The name of the view that people ask."""
-        return self.name.removesuffix(ROWS)
-
-    @property
-    def inserted(self) -> tuple[Column, ...]:
-        """Columns that an insert carries."""
-        return (*self.columns, VERSION) if self.versioned else self.columns
-
-    @property
-    def stored(self) -> tuple[Column, ...]:
-        """All columns of the table."""
-        return self.inserted if self.retained_by != WRITTEN_AT.name else (*self.inserted, WRITTEN_AT)
-
-
-VERSION: Final = Column(
-    "version", "UInt64", "Of rows with one key, the greatest stands: final bit, generation, sequence"
-)
-WRITTEN_AT: Final = Column("written_at", WHOLE_SECONDS, "When the store took the row: what retention counts from")
-
-_FINAL: Final = Column("is_final", "UInt8", "1 when the window is closed, 0 for an early result that may still grow")
 _DIM: Final = Column("dim", DIM, "Which dimension value is one of; all: the whole, with an empty value")
 _VALUE: Final = Column("value", "String", "The dimension's value; __other__ holds the tail beyond the cap")
 _EVENTS: Final = Column("events", COUNT, "Accepted events")
@@ -146,7 +45,7 @@ ACTIVE_USERS: Final = Table(
     (
         Column("window_start", WHOLE_SECONDS, "Start of the window, inclusive"),
         Column("window_seconds", "UInt32", "Length of the window: 60 or 3600"),
-        _DIM, _VALUE, _EVENTS, _USERS, _WATCH, _FINAL,
+        _DIM, _VALUE, _EVENTS, _USERS, _WATCH, FINAL,
     ),
     order_by=("window_seconds", "dim", "window_start", "value"),
 )  # fmt: skip
@@ -159,7 +58,7 @@ ACTIVE_HOURS: Final = Table(
         Column("date", "Date", "Local date"),
         Column("weekday", "UInt8", "Day of the week of date, 1 = Monday"),
         Column("hour", "UInt8", "Local hour, 0 to 23"),
-        _DIM, _VALUE, _EVENTS, _USERS, _WATCH, _FINAL,
+        _DIM, _VALUE, _EVENTS, _USERS, _WATCH, FINAL,
     ),
     order_by=("basis", "dim", "date", "hour", "value"),
 )  # fmt: skip
@@ -175,7 +74,7 @@ TOPIC_HEAT: Final = Table(
         _EVENTS, _USERS,
         Column("growth", "Nullable(Float64)", "ln(rate of 10 min / rate of 60 min); NULL without history"),
         Column("stage", DIM, "emerging, growing, peak, declining, tail, revival or unknown"),
-        _FINAL,
+        FINAL,
     ),
     order_by=("tick", "topic"),
 )  # fmt: skip
@@ -359,7 +258,7 @@ EVENTS: Final = Table(
 
 TABLES: Final = (
     ACTIVE_USERS, ACTIVE_HOURS, TOPIC_HEAT, TOPIC_LIFECYCLE, FUNNEL, EVENTS, DEAD_LETTERS, LATE_EVENTS, LEDGER,
-    ENGINE_PROGRESS, LOSSES,
+    ENGINE_PROGRESS, LOSSES, *SESSION_TABLES,
 )  # fmt: skip
 
 _BY_NAME: Final = {name: table for table in TABLES for name in (table.name, table.view)}

@@ -6,53 +6,13 @@ unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from schemas import tables
-from schemas.tables import Column, Table, identifier
+from schemas.declared import Column, View, view_of
+from schemas.session_views import SESSION_VIEWS
 
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A view over `source` (and, with `sql`, over more).
-
-    `sql` may say `{database}`; without it every column is shown as it is. `computed`: expressions by column, where a
-    column is not read as it stands; `where`: rows that are shown.
-    """
-
-    name: str
-    comment: str
-    source: Table
-    columns: tuple[Column, ...]
-    computed: Mapping[str, str] = field(default_factory=dict)
-    where: str = ""
-    sql: str = ""
-
-    def __post_init__(self) -> None:
-        identifier(self.name)
-        if not self.comment:
-            raise ValueError(f"view {self.name} has no comment")
-        stored = {column.name for column in self.source.columns}
-        if not self.sql and (unknown := {c.name for c in self.columns} - stored - self.computed.keys()):
-            raise ValueError(f"view {self.name}: {sorted(unknown)} are neither in {self.source.name} nor computed")
-
-    def select(self, database: str) -> str:
-        """The query behind the view."""
-        if self.sql:
-            return self.sql.replace("{database}", identifier(database))
-        shown = ", ".join(
-            f"{self.computed[c.name]} AS {c.name}" if c.name in self.computed else c.name for c in self.columns
-        )
-        condition = f" WHERE {self.where}" if self.where else ""
-        text = f"SELECT {shown} FROM {{database}}.{self.source.name} FINAL{condition}"  # noqa: S608  # identifiers
-        return text.replace("{database}", identifier(database))
-
-
-def _of(table: Table, comment: str) -> View:
-    """The view that shows every column of a table as it is."""
-    return View(table.view, comment, table, table.columns)
+__all__ = ["VIEWS", "View"]
 
 
 _PROFILE_SQL: Final = """
@@ -124,16 +84,17 @@ FUNNEL: Final = View(
 )  # fmt: skip
 
 VIEWS: Final = (
-    _of(tables.ACTIVE_USERS, "Live activity: events, users and time watched per minute and hour, by dimension"),
-    _of(tables.ACTIVE_HOURS, "The active-hour distribution: activity per local hour, by dimension"),
+    view_of(tables.ACTIVE_USERS, "Live activity: events, users and time watched per minute and hour, by dimension"),
+    view_of(tables.ACTIVE_HOURS, "The active-hour distribution: activity per local hour, by dimension"),
     ACTIVE_HOUR_PROFILE,
-    _of(tables.TOPIC_HEAT, "Heat of topics, minute by minute"),
-    _of(tables.TOPIC_LIFECYCLE, "The latest state of each topic: peak, half-life, stage"),
+    view_of(tables.TOPIC_HEAT, "Heat of topics, minute by minute"),
+    view_of(tables.TOPIC_LIFECYCLE, "The latest state of each topic: peak, half-life, stage"),
     FUNNEL,
-    _of(tables.EVENTS, "Every accepted event once"),
-    _of(tables.DEAD_LETTERS, "Every rejected message, with what is wrong"),
-    _of(tables.LATE_EVENTS, "Valid events that came too late to count"),
-    _of(tables.LEDGER, "consumed = accepted + duplicate + late + rejected + filtered, to the message"),
-    _of(tables.ENGINE_PROGRESS, "Where the engine stands in event time"),
-    _of(tables.LOSSES, "Messages that Kafka had deleted before they were read, accepted as lost"),
+    view_of(tables.EVENTS, "Every accepted event once"),
+    view_of(tables.DEAD_LETTERS, "Every rejected message, with what is wrong"),
+    view_of(tables.LATE_EVENTS, "Valid events that came too late to count"),
+    view_of(tables.LEDGER, "consumed = accepted + duplicate + late + rejected + filtered, to the message"),
+    view_of(tables.ENGINE_PROGRESS, "Where the engine stands in event time"),
+    view_of(tables.LOSSES, "Messages that Kafka had deleted before they were read, accepted as lost"),
+    *SESSION_VIEWS,
 )

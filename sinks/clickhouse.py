@@ -14,6 +14,7 @@ import polars as pl
 
 from schemas import ddl
 from schemas.rows import frame_to_arrow
+from schemas.session_tables import LABELS
 from schemas.tables import EVENTS, LOSSES, TABLES, identifier, table_of
 from sinks.migration import migrate
 
@@ -149,11 +150,11 @@ class Store:
         self._retry(lambda client: client.command(sql, use_database=False))
 
     def is_empty(self) -> bool:
-        """No row of ours is stored (nor is the database there, perhaps)."""
+        """No row of the engine is stored (nor is the database there, perhaps); labels may be."""
         found = self.query(
             "SELECT sum(rows) AS n FROM system.parts"
             " WHERE active AND database = {d:String} AND table IN {tables:Array(String)}",
-            {"d": self.database, "tables": [table.name for table in TABLES if table is not LOSSES]},
+            {"d": self.database, "tables": [table.name for table in TABLES if table not in (LOSSES, LABELS)]},
         )
         return int(found[0]["n"]) == 0
 

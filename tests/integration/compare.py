@@ -9,7 +9,8 @@ from typing import Any
 
 from schemas.events import DIMENSIONS
 from schemas.funnels import VIDEO_TO_LIVE
-from tests.oracles import activity, funnel, heat
+from schemas.sessions import MEASURES, PRODUCT_MEASURES
+from tests.oracles import activity, funnel, heat, sessions
 from tests.oracles.log import Event, Verdict
 
 Rows = Callable[[str], list[dict[str, Any]]]
@@ -30,6 +31,10 @@ def differences(rows: Rows, verdict: Verdict) -> dict[str, list[object]]:
         "active_hours": _active_hours(rows, verdict.accepted),
         "topic_heat": _topic_heat(rows, verdict.accepted),
         "funnel": _funnel(rows, verdict.accepted),
+        "live_session_minutes": _live_minutes(rows, verdict.accepted),
+        "live_sessions": _live_rooms(rows, verdict.accepted),
+        "live_session_sources": _live_sources(rows, verdict.accepted),
+        "live_products": _live_products(rows, verdict.accepted),
     }
     return {view: wrong[:5] for view, wrong in found.items() if wrong}
 
@@ -127,3 +132,48 @@ def _funnel(rows: Rows, accepted: Sequence[Event]) -> list[object]:
     }  # fmt: skip
     # This traffic has no two events of one user in one millisecond whose values differ where it matters.
     return _different(is_, funnel.funnel_rows(VIDEO_TO_LIVE, accepted, DIMENSIONS, lambda _: 0))
+
+
+def _figures(row: Mapping[str, Any], names: Sequence[str], measures: Sequence[str]) -> dict[str, Any]:
+    """Columns of a row as an oracle of rooms writes them: sums only where they are not 0, times in epoch ms."""
+    found = {name: int(row[name]) for name in measures if int(row[name])}
+    for name in names:
+        found[name] = epoch_ms(row[name]) if isinstance(row[name], datetime) else row[name]
+    return found
+
+
+def _live_minutes(rows: Rows, accepted: Sequence[Event]) -> list[object]:
+    names, measures = ("viewers", "pcu", "acu", "watching"), [measure.name for measure in MEASURES]
+    is_ = {
+        (r["live_id"], epoch_ms(r["window_start"])): _figures(r, names, measures)
+        for r in rows("SELECT * FROM livepulse.live_session_minutes")
+    }
+    return _different(is_, sessions.minutes(accepted))
+
+
+def _live_rooms(rows: Rows, accepted: Sequence[Event]) -> list[object]:
+    names = (
+        "state", "started_at", "ended_at", "last_active_at", "live_seconds", "pcu", "watching_now", "watching_peak",
+        "creator_id", "category",
+    )  # fmt: skip
+    found = rows("SELECT * FROM livepulse.live_sessions")
+    is_ = {r["live_id"]: _figures(r, names, [measure.name for measure in MEASURES]) for r in found}
+    as_of = max((epoch_ms(r["as_of"]) for r in found), default=0)
+    return _different(is_, sessions.rooms(accepted, as_of))
+
+
+def _live_sources(rows: Rows, accepted: Sequence[Event]) -> list[object]:
+    is_ = {
+        (r["live_id"], r["source"]): (int(r["entered_users"]), int(r["entered_from_video"]))
+        for r in rows("SELECT * FROM livepulse.live_session_sources")
+    }
+    return _different(is_, sessions.sources(accepted))
+
+
+def _live_products(rows: Rows, accepted: Sequence[Event]) -> list[object]:
+    measures = [measure.name for measure in PRODUCT_MEASURES]
+    is_ = {
+        (r["live_id"], r["product_id"]): _figures(r, (), measures)
+        for r in rows("SELECT * FROM livepulse.live_products")
+    }
+    return _different(is_, sessions.products(accepted))

@@ -26,12 +26,13 @@ from flows.settings import Settings
 from flows.steps import MergeLogic, ShardLogic, StepConfig
 from schemas.events import KIND
 from tests.integration.traffic import Traffic
-from tests.oracles import activity
+from tests.oracles import activity, sessions
 from tests.oracles.log import Lane, judge
+from tests.properties.test_sessions import minutes_of
 
 START = 1_760_000_000_000
 NOW = START + 40 * 3_600_000
-SETTINGS = Settings(families=("activity",), shards=2, events_archive=True, idle_timeout_ms=1_000)
+SETTINGS = Settings(families=("activity", "sessions"), shards=2, events_archive=True, idle_timeout_ms=1_000)
 
 
 class Pipeline:
@@ -159,6 +160,13 @@ def test_rows_depend_on_the_log_alone(
     assert archived.height == len(verdict.accepted)
     assert set(archived["event_id"]) == {e["event_id"] for e in verdict.accepted}
     check_activity(pipeline, verdict.accepted)
+    minutes = pipeline.latest("live_session_minutes", ["live_id", "window_start"])
+    assert (minutes["is_final"] == 1).all()
+    assert minutes_of(minutes.iter_rows(named=True)) == sessions.minutes(verdict.accepted)
+    days = pipeline.latest("live_sessions", ["live_id", "part_start"])
+    money = dict(days.group_by("live_id").agg(pl.col("gmv_minor").sum()).iter_rows())
+    rooms = sessions.rooms(verdict.accepted, NOW)
+    assert money == {room: row.get("gmv_minor", 0) for room, row in rooms.items()}
 
 
 def check_activity(pipeline: Pipeline, accepted: list[dict[str, object]]) -> None:

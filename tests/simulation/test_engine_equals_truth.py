@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from flows.simulate import Options, Truth, file_names, simulate_to_files
+from schemas.sessions import MEASURES
 from sinks import embedded
 
 pytestmark = pytest.mark.integration
@@ -21,6 +22,7 @@ OPTIONS = Options(
     seed=5, rate=15.0, events=40_000, start=1_767_603_600_000, partitions=3, users=3_000, videos=800, creators=100,
     topics=150, rooms=8, late_share=0.006, duplicate_share=0.02, bad_share=0.003, compression="zst",
 )  # fmt: skip
+MEASURED = ", ".join(measure.name for measure in MEASURES)
 QUERIES = {
     "partitions": """
         SELECT topic, partition, sum(consumed) AS consumed, sum(accepted) AS accepted, sum(duplicate) AS duplicate,
@@ -37,6 +39,15 @@ QUERIES = {
     "funnel": """
         SELECT unit, toUnixTimestamp(bucket_start) * 1000 AS bucket_start, dim, value, step, reached, amount_minor
         FROM funnel WHERE funnel = 'video_to_live'""",
+    "rooms": f"""
+        SELECT live_id, creator_id, category, pcu, watching_peak, {MEASURED} FROM live_sessions""",
+    "room_minutes": f"""
+        SELECT live_id, toUnixTimestamp(window_start) * 1000 AS window_start, viewers, pcu, watching, {MEASURED}
+        FROM live_session_minutes WHERE is_final = 1""",
+    "room_sources": "SELECT live_id, source, entered_users FROM live_session_sources",
+    "room_products": """
+        SELECT live_id, product_id, product_clicks, clickers, orders, buyers, gmv_minor FROM live_products
+        WHERE product_clicks > 0 OR orders > 0""",
 }
 
 
@@ -65,7 +76,7 @@ def asked(store: Path, sql: str) -> pl.DataFrame:
 def test_rows_equal_the_truth(run: tuple[Path, Truth], name: str) -> None:
     store, truth = run
     expected = getattr(truth, name)
-    assert expected.height > 10
+    assert expected.height >= 10
     found = asked(store, QUERIES[name])
     columns = found.columns
     found = found.with_columns(pl.col(c).cast(expected.schema[c]) for c in columns).sort(columns)
@@ -75,6 +86,41 @@ def test_rows_equal_the_truth(run: tuple[Path, Truth], name: str) -> None:
     assert missing.rows() == []
     assert surplus.rows() == []
     assert found.height == expected.height
+
+
+def test_rooms_begin_and_end_with_their_hosts_word_or_in_silence(run: tuple[Path, Truth]) -> None:
+    store, truth = run
+    assert truth.rooms is not None
+    times = ", ".join(f"toUnixTimestamp64Milli({name}) AS {name}" for name in ("started_at", "ended_at", "as_of"))
+    found = asked(store, f"SELECT live_id, state, {times}, last_active_at > ended_at AS lively FROM live_sessions")
+    both = found.join(truth.rooms.select("live_id", planted="started_at", ended="ended_at"), on="live_id")
+    assert both.height == truth.rooms.height
+    told = both.filter(pl.col("planted").is_not_null())
+    assert (told["started_at"] == told["planted"]).all()
+    closed = both.filter(pl.col("ended").is_not_null())
+    assert closed.height > 0
+    assert (closed["state"] == "ended").all()
+    assert (closed["ended_at"] == closed["ended"]).all()
+    open_ = both.filter(pl.col("ended").is_null() & (pl.col("state") == "live"))
+    assert open_["ended_at"].null_count() == open_.height > 0
+
+
+def test_money_of_rooms_is_that_of_the_orders(run: tuple[Path, Truth]) -> None:
+    store, _ = run
+    rooms = asked(
+        store,
+        "SELECT toInt64(sum(gmv_created_minor)), toInt64(sum(gmv_minor)), toInt64(sum(gmv_refunded_minor)),"
+        " toInt64(sum(gmv_net_minor)), toInt64(sum(orders)), toInt64(sum(buyers)) FROM live_sessions",
+    )
+    events = asked(
+        store,
+        "SELECT sumIf(amount_minor, status = 'created'), sumIf(amount_minor, status = 'paid') AS paid,"
+        " sumIf(amount_minor, status = 'refunded') AS refunded, paid - refunded,"
+        " toInt64(uniqExactIf(live_id, order_id, status = 'paid')),"
+        " toInt64(uniqExactIf(live_id, user_id, status = 'paid'))"
+        " FROM events WHERE topic = 'order' AND live_id IS NOT NULL",
+    )
+    assert rooms.rows() == events.rows()
 
 
 def test_every_bad_message_is_a_dead_letter(run: tuple[Path, Truth]) -> None:

@@ -26,6 +26,8 @@ KERNELS = (
     "topic_heat",
     "topic_lifecycle",
     "conversion_funnel",
+    "live_sessions",
+    "session_merge",
     "admission",
     "keyed_set",
 )
@@ -150,3 +152,9 @@ def test_every_package_is_shipped() -> None:
     assert present == set(tools["setuptools"]["packages"])
     homeless = [path for path in _python_files(*PACKAGES) if not (path.parent / "__init__.py").exists()]
     assert homeless == []
+
+
+def test_constants_of_compiled_code_are_in_the_digest_of_what_is_kept() -> None:
+    compiling = [path for path in _python_files("flows", "schemas") if "decode_compile" in path.read_text("utf-8")]
+    inside = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in compiling}
+    assert "schemas.sessions" in inside  # read by flows.session_tally

@@ -79,7 +79,7 @@ def test_a_bad_file_is_explained(tmp_path: Path, text: str, message: str) -> Non
         ("from", "yesterday", "not a time"),
         ("from", "2026-02-01T08:00:00", "without a zone"),
         ("min_event_time", "latest", "write a time"),
-        ("families", "heat,weather", "'weather' is not one of activity, heat, funnel"),
+        ("families", "heat,weather", "'weather' is not one of activity, heat, funnel, sessions"),
         ("dimensions", "creator_id", "is not one of surface"),
         ("windows_s", "60,61", "61 s does not divide a day"),
         ("kafka", "security.protocol", "name=value"),

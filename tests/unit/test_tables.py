@@ -13,6 +13,7 @@ import pytest
 from schemas import ddl
 from schemas.events import OPTIONAL
 from schemas.rows import RowsError, frame_to_arrow, typed
+from schemas.session_views import SESSION_VIEWS
 from schemas.tables import ACTIVE_USERS, DEAD_LETTERS, EVENTS, TABLES, TOPIC_HEAT, Column, Table, table_of
 from schemas.views import VIEWS, View
 
@@ -199,3 +200,11 @@ def test_the_contract_has_not_gained_a_view_that_is_not_there() -> None:
         pytest.skip("the contract lies beside the repository in its workplace only")
     named = set(re.findall(r"\*\*`(\w+)`\*\*", contract.read_text()))
     assert named <= {view.name for view in VIEWS}
+
+
+def test_the_page_about_live_rooms_names_every_column() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "live-rooms.md").read_text(encoding="utf-8")
+    for view in SESSION_VIEWS:
+        _, _, rest = page.partition(f"## `{view.name}`\n")
+        shown = re.findall(r"^\| `(\w+)` \| (.*) \|$", rest.partition("\n## ")[0], re.MULTILINE)
+        assert shown == [(column.name, column.comment) for column in view.columns], view.name
