@@ -22,7 +22,7 @@ import orjson
 from confluent_kafka import Producer
 
 from flows.bench_engine import EngineProcess, StoreReader
-from flows.bench_throughput import Say, home_of, machine, refuse_kept
+from flows.bench_throughput import FLOWS, Say, home_of, machine, refuse_kept
 from flows.bench_traffic import background, make_producer
 from flows.broker import RealBroker
 from flows.errors import DependencyDown, Usage
@@ -171,7 +171,10 @@ def measure(wanted: Latency, say: Say) -> dict[str, Any]:
 
 
 def _run(brokers: str, prefix: str, home: Path, wanted: Latency) -> dict[str, Any]:
-    settings = {"brokers": brokers, "topic_prefix": prefix, "workers": wanted.workers, "events_archive": False}
+    settings = {
+        "brokers": brokers, "topic_prefix": prefix, "workers": wanted.workers, "families": FLOWS,
+        "events_archive": False,
+    }  # fmt: skip
     with EngineProcess(home, settings) as engine:
         engine.wait_until_prepared(_START_SECONDS)
         reader = engine.reader()

@@ -38,6 +38,9 @@ W1_SETTINGS: Final[Mapping[str, object]] = {
 }  # fmt: skip
 """The work W1 of the peers: one-minute windows per category over the views, and nothing beside."""
 
+FLOWS: Final = "activity,heat,funnel"
+"""The three flows that the benchmarks measure."""
+
 _WARM_UP_PREFIX: Final = "warm-up."
 _WARM_UP_EVENTS: Final = 20_000
 _START_SECONDS: Final = 120.0
@@ -237,7 +240,7 @@ def _in_turn(
 ) -> dict[str, Any]:
     """No-op, engine, no-op over the views, W1."""
     figures: dict[str, Any] = {}
-    common = {"brokers": broker.address, "workers": wanted.workers}
+    common = {"brokers": broker.address, "workers": wanted.workers, "families": FLOWS}
     noop_per_s = noop(broker.address, CORE_TOPICS)
     with home_of(keep) as home:
         run = engine_run(home, {**common, "events_archive": False}, truths)
@@ -256,7 +259,7 @@ def _archive(broker: Broker, wanted: Throughput, truths: list[Truth], wrong: lis
     noop_per_s = noop(broker.address, CORE_TOPICS)
     missing = f"{wanted.events} - (SELECT count() FROM events)"  # noqa: S608  # a number and fixed words
     with home_of(None) as home:
-        settings = {"brokers": broker.address, "workers": wanted.workers, "events_archive": True}
+        settings = {"brokers": broker.address, "workers": wanted.workers, "families": FLOWS, "events_archive": True}
         run = engine_run(home, settings, truths, missing)
     wrong.extend(f"archive: {sentence}" for sentence in run.differences)
     say(f"with the archive: {wanted.events / run.seconds:,.0f} events/s")

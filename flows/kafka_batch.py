@@ -108,6 +108,7 @@ class BatchReader:
         self._consumer = consumer  # must outlive the queue
         self._queue = _library.rd_kafka_queue_get_consumer(client)
         self._pointers = np.zeros(most, dtype=np.uint64)
+        _taken(self._pointers[:0])  # loads the compiled code
 
     def read(self, seconds: float) -> Batch | None:
         """What comes within `seconds`, at most `most` messages; None when nothing did."""

@@ -16,7 +16,7 @@ from flows.messages import MIN_TIME, Slice
 from flows.watermark import TimeBounds, late_mask, running_max
 from schemas.decode import Decoded, Decoder
 from schemas.decode_text import Texts
-from schemas.events import TOPICS, Limits, frame_schema
+from schemas.events import KIND, TOPICS, Limits, frame_schema
 
 Int64s = npt.NDArray[np.int64]
 Kinds = npt.NDArray[np.uint8]
@@ -209,14 +209,23 @@ class PartBuilder:
         return Numbered(rows, frame) if kept.all() else Numbered(rows[kept], frame.filter(pl.Series(kept)))
 
     def example(self, now: int) -> pl.DataFrame:
-        """A frame of one invented event, as kernels get it."""
-        value = (
-            f'{{"event_id":"warm","event_time":{now},"user_id":"warm","surface":"video","video_id":"v","creator_id":"c",'
-            '"category":"c","tags":["t"],"watch_ms":1}'
-        ).encode()
-        zero = np.zeros(1, dtype=np.int64)
-        messages = Messages([Stretch(0, 0, 1)], zero, zero, zero.astype(np.uint8), [value], now)
-        return self.build(messages, self.decoder.decode("view", [value], now))[0].events.frame
+        """A frame of a few invented events, as kernels get it: someone finds a room by a video and buys there."""
+        common = f'"event_id":"%d","event_time":{now},"user_id":"warm","creator_id":"c","category":"c","tags":["t"]'
+        room = f'{common},"live_id":"l"'
+        values = [
+            ("view", f'{{{common},"surface":"video","video_id":"v","watch_ms":1}}'),
+            ("view", f'{{{room},"surface":"live","from_video_id":"v","watch_ms":1}}'),
+            ("like", f"{{{room}}}"),
+            ("gift", f'{{{room},"gift_id":"g","quantity":1,"amount_minor":1}}'),
+            ("order", f'{{{room},"order_id":"o","product_id":"p","status":"paid","quantity":1,"amount_minor":1}}'),
+        ]
+        texts = Texts.of([(value % number).encode() for number, (_, value) in enumerate(values)])
+        kinds, times = np.array([KIND[topic] for topic, _ in values]), np.full(len(values), now, dtype=np.int64)
+        messages = Messages([Stretch(0, 0, len(values))], times, times, kinds.astype(np.uint8), texts, now)
+        decoded = self.decoder.decode_batch(texts, kinds, times, Texts.of([b"warm"] * len(values)))
+        (part,) = self.build(messages, decoded)
+        assert part.events.frame.height == len(values), decoded.rejects
+        return part.events.frame
 
     def _late(self, messages: Messages, rows: npt.NDArray[np.intp], maxima: list[Int64s]) -> Numbered:
         """Rows of `late_events`; the few late messages are decoded again for their ids, which frames do not carry."""

@@ -149,7 +149,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
 
 
 def warm_up(config: StepConfig, builder: PartBuilder) -> None:
-    """Load the compiled code before the first event: steps that are thrown away fold one invented event each."""
+    """Load the compiled code before the first event: steps that are thrown away fold a few invented events."""
     now = now_ms()
     frame = builder.example(now)
     config = replace(config, state_dir=None)
@@ -172,7 +172,9 @@ def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:
 def ours(error: BaseException) -> BaseException:
     """The error of ours that Bytewax wrapped or the store's as one of ours; else `error` itself."""
     seen: BaseException | None = error
-    while seen is not None:
+    met: set[int] = set()  # a context manager may raise an error that has itself as its context
+    while seen is not None and id(seen) not in met:
+        met.add(id(seen))
         if isinstance(seen, LivePulseError):
             return seen
         if isinstance(seen, StoreDownError | EmbeddedError):
