@@ -1,4 +1,4 @@
-"""Commands that measure: bench throughput, bench latency."""
+"""Commands that measure: bench throughput, bench latency, bench nab."""
 
 from __future__ import annotations
 
@@ -65,3 +65,31 @@ def latency(
 
     found = bench.latency(rate=rate, seconds=seconds, runs=runs, seed=seed, keep=keep, workers=workers)
     return bench.show(found, json_file, as_json=as_json)
+
+
+@plain
+def nab(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Holds data/*/*.csv and, for a score, labels/")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where result files go")] = Path("bench-out/nab"),
+    json_file: JsonFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """The anomaly detector on the Numenta Anomaly Benchmark: result files in its format, and its score.
+
+    One detector with one setting runs over each file from its first row on. With labels the score is told for the
+    three application profiles (0: finds nothing, 100: perfect), at one threshold for all files.
+
+    \b
+    Examples
+      livepulse bench nab ./NAB --out ./results
+      livepulse bench nab ./NAB --out ./results --json
+    """
+    import json
+
+    from flows import bench_nab
+
+    told = bench_nab.measure(directory, out)
+    if json_file is not None:
+        json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    return bench_nab.show(told, as_json=as_json)
