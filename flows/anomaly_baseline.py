@@ -14,6 +14,7 @@ CUSUM (Page 1954) for small shifts and slow leaks. It stays open until `CALM` wi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,13 +37,15 @@ CALM: Final = 5
 FAR, TWICE = 6.0, 4.5
 """Limits of |z| for one window and for each of two running."""
 _NEAR: Final = 3.0
-_RELATIVE, _RELATIVE_SHIFT = 0.25, 0.06
+_RELATIVE, _RELATIVE_SHIFT = 0.15, 0.06
 """Least deviation from the expected value that matters to anybody: of a window, of a shift on average."""
 _LEAST_COUNT: Final = 10.0
 _ZERO_EXPECTED: Final = 25.0
 _CUSUM_SLACK, _CUSUM_LIMIT, _CUSUM_CLIP = 0.75, 18.0, 4.0
 _LEVEL_WINDOWS: Final = 720
+_AUTO_WINDOWS: Final = 10_080.0
 _SCALE_WINDOWS: Final = 240
+_TAIL_STEP, _TAIL_MAX = 0.4, 16.0
 _QUANTILE: Final = 0.9998
 """Of |z|, learnt by steps (Robbins & Monro 1951): about one window in three days and a half of minutes is beyond."""
 _UNKNOWN_FACTOR: Final = 2.0
@@ -51,9 +54,9 @@ _UNKNOWN_FACTOR: Final = 2.0
 # Columns of Baseline.facts
 (
     _LEVEL, _SEEN, _SUM, _COUNT, _LAST_Z, _LAST_REL, _TAIL, _AUTO, _UP, _DOWN, _RUN_ACTUAL, _RUN_EXPECTED, _ZEROS,
-    _OPEN, _SIGN, _CALM, _AGE, _KIND, _RECENT, _LAST_SLOT, _CLIPPED,
-) = range(21)  # fmt: skip
-_FACTS: Final = 21
+    _OPEN, _SIGN, _CALM, _AGE, _KIND, _RECENT, _LAST_SLOT, _CLIPPED, _VARIANCE,
+) = range(22)  # fmt: skip
+_FACTS: Final = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,10 @@ class Baseline:
 
     def __init__(self, series: int, *, warm: int, accept: int) -> None:
         self.warm, self.accept = warm, accept
-        self.hours = np.zeros((series, SLOTS, 2))  # level, times learnt
-        self.scale = np.zeros((series, 24, 2))  # mean absolute residual, windows learnt from
-        self.facts = np.zeros((series, _FACTS))
+        self._hours = np.zeros((series, SLOTS, 2))  # level, times learnt
+        self._scale = np.zeros((series, 24, 2))  # mean absolute residual, windows learnt from
+        self._facts = np.zeros((series, _FACTS))
+        self._show(series)
         self.reset(np.arange(series))
 
     def reset(self, rows: Ints) -> None:
@@ -94,10 +98,39 @@ class Baseline:
         self.facts[rows, _LEVEL], self.facts[rows, _TAIL] = 1.0, 3.0
         self.facts[rows, _LAST_SLOT] = -1.0
 
+    def grow(self, series: int) -> None:
+        """Room for more series."""
+        before = len(self.facts)
+        after = before + series
+        if after > len(self._facts):
+            room = max(2 * len(self._facts), after, 64)
+            self._hours, self._scale = _roomier(self._hours, room), _roomier(self._scale, room)
+            self._facts = _roomier(self._facts, room)
+        self._show(after)
+        self.reset(np.arange(before, after))
+
+    def _show(self, series: int) -> None:
+        self.hours, self.scale, self.facts = self._hours[:series], self._scale[:series], self._facts[:series]
+
+    def arrays(self) -> dict[str, Floats]:
+        """All state, by name."""
+        return {"hours": self.hours, "scale": self.scale, "facts": self.facts}
+
+    def become(self, arrays: Mapping[str, bytes], series: int) -> None:
+        """Take the state that `arrays` gave, of so many series."""
+        self._hours = np.frombuffer(arrays["hours"]).reshape(series, SLOTS, 2).copy()
+        self._scale = np.frombuffer(arrays["scale"]).reshape(series, 24, 2).copy()
+        self._facts = np.frombuffer(arrays["facts"]).reshape(series, _FACTS).copy()
+        self._show(series)
+
     def is_open(self) -> npt.NDArray[np.bool_]:
         """Which series have an alarm that stands."""
         found: npt.NDArray[np.bool_] = self.facts[:, _OPEN] > 0
         return found
+
+    def close(self, rows: Ints) -> None:
+        """End the alarms of these series without a word."""
+        self.facts[rows[:, None], (_OPEN, _KIND, _UP, _DOWN, _RUN_ACTUAL, _RUN_EXPECTED)] = 0.0
 
     def volume(self) -> Floats:
         """A recent mean of each series, a window (time constant 60 windows)."""
@@ -116,6 +149,12 @@ class Baseline:
             out, event, kind, float(self.warm), float(self.accept),
         )  # fmt: skip
         return Found(out[0], out[1], out[2], out[3], event, kind, out[4] > 0)
+
+
+def _roomier(array: Floats, rows: int) -> Floats:
+    wider = np.zeros((rows, *array.shape[1:]))
+    wider[: len(array)] = array
+    return wider
 
 
 @compiled
@@ -169,9 +208,9 @@ def _season(s: int, slot: int, beside: int, weight: float, hours: Floats) -> flo
 @inlined
 def _hour(s: int, slot: int, hours: Floats) -> float:
     if hours[s, slot, 1] > 0.0:
-        return hours[s, slot, 0]
+        return float(hours[s, slot, 0])
     if slot >= HOURS and hours[s, slot - 24, 1] > 0.0:  # a holiday never seen is like a Sunday
-        return hours[s, slot - 24, 0]
+        return float(hours[s, slot - 24, 0])
     total, count = 0.0, 0
     for day in range(7):
         other = day * 24 + slot % 24
@@ -189,7 +228,7 @@ def _spread(s: int, hour: int, middle: float, counted: bool, scale: Floats) -> f
         for other in range(24):
             if scale[s, other, 1] > 0.0:
                 own = max(own, 1.2533 * scale[s, other, 0])
-    return max(own, 0.5 if counted else 1e-9, 0.01 * middle)
+    return float(max(own, 0.5 if counted else 1e-9, 0.01 * middle))
 
 
 @inlined
@@ -209,7 +248,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see _step
 ) -> None:
     relative = abs(x - expected) / max(expected, 1.0)
     tail = max(facts[s, _TAIL], 3.0)
-    far, twice = factor * max(FAR, 1.5 * tail), factor * max(TWICE, 1.15 * tail)
+    far, twice = factor * max(FAR, 1.35 * tail), factor * max(TWICE, tail)
     matters = relative >= _RELATIVE * factor and abs(x - expected) >= _LEAST_COUNT
     limit = _cusum(s, x, z if factor == 1.0 else 0.0, expected, tail, facts)
     facts[s, _ZEROS] = facts[s, _ZEROS] + expected if x == 0.0 else 0.0
@@ -249,8 +288,8 @@ def _cusum(s: int, x: float, z: float, expected: float, tail: float, facts: Floa
     else:
         facts[s, _RUN_ACTUAL] += x
         facts[s, _RUN_EXPECTED] += expected
-    auto = min(max(facts[s, _AUTO], 0.0), 0.9)
-    return _CUSUM_LIMIT * max(1.0, tail / 3.5) * (1.0 + auto) / (1.0 - auto)
+    auto = min(max(facts[s, _AUTO] / max(facts[s, _VARIANCE], 0.1), 0.0), 0.9)
+    return float(_CUSUM_LIMIT * max(1.0, tail / 3.5) * (1.0 + auto) / (1.0 - auto))
 
 
 @inlined
@@ -264,6 +303,8 @@ def _follow(  # noqa: PLR0913, PLR0917  # see _step
     lasting = facts[s, _KIND] in (SHIFT_UP, SHIFT_DOWN)
     if facts[s, _CALM] >= (CALM if not lasting else 6 * CALM):
         event[w, s] = RESOLVED
+        if facts[s, _AGE] <= CALM:  # single windows far out, when they come often, are this series' way
+            facts[s, _TAIL] = min(facts[s, _TAIL] + 1.0, _TAIL_MAX)
     elif facts[s, _AGE] >= accept:
         event[w, s] = ACCEPTED
         facts[s, _LEVEL] *= min(max(facts[s, _RECENT] / max(expected, 1e-9), 0.01), 100.0)
@@ -282,8 +323,6 @@ def _learn(  # noqa: PLR0913, PLR0917  # see _step
     facts[s, _SEEN] += 1.0
     facts[s, _RECENT] += (x - facts[s, _RECENT]) / min(facts[s, _SEEN], 60.0)
     if facts[s, _OPEN] > 0.0:
-        if facts[s, _AGE] == 0.0:  # what alarms often is this series' way: each alarm widens its limits for days
-            facts[s, _TAIL] += _QUANTILE
         return
     facts[s, _SUM] += x
     facts[s, _COUNT] += 1.0
@@ -291,8 +330,12 @@ def _learn(  # noqa: PLR0913, PLR0917  # see _step
     if hours[s, slot, 1] > 0.0:
         seen = x if abs(z) < _NEAR else season * facts[s, _LEVEL]
         facts[s, _LEVEL] += min(max(seen / season - facts[s, _LEVEL], -0.5), 0.5) / _LEVEL_WINDOWS
-    facts[s, _TAIL] = max(facts[s, _TAIL] + (_QUANTILE if abs(z) > facts[s, _TAIL] else _QUANTILE - 1.0), 2.5)
-    facts[s, _AUTO] += (clipped * facts[s, _CLIPPED] - facts[s, _AUTO]) / _LEVEL_WINDOWS
+    beyond = abs(z) > facts[s, _TAIL] and abs(facts[s, _CLIPPED]) < _NEAR  # a run counts once
+    facts[s, _TAIL] += _TAIL_STEP * (_QUANTILE if beyond else _QUANTILE - 1.0)
+    facts[s, _TAIL] = min(max(facts[s, _TAIL], 2.5), _TAIL_MAX)
+    weight = 1.0 / min(facts[s, _SEEN], _AUTO_WINDOWS)
+    facts[s, _AUTO] += weight * (clipped * facts[s, _CLIPPED] - facts[s, _AUTO])
+    facts[s, _VARIANCE] += weight * (clipped * clipped - facts[s, _VARIANCE])
     facts[s, _CLIPPED] = clipped
     hour = slot % 24
     scale[s, hour, 1] += 1.0
