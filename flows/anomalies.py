@@ -79,9 +79,10 @@ class AnomalyWatch:
         self._logged = 0
         self._full = True  # nothing was told yet
 
-    def columns(self) -> list[str]:
-        """The columns that it reads of its table's rows."""
-        return ["window_start", "dim", "value", *(measure.name for measure in self.spec.measures)]
+    def schema(self) -> dict[str, pl.DataType]:
+        """The columns that it reads of its table's rows, as they are kept."""
+        measures = {measure.name: pl.Float64() for measure in self.spec.measures}
+        return {"window_start": pl.Int64(), "dim": pl.String(), "value": pl.String(), **measures}
 
     def observe(self, rows: pl.DataFrame, watermark: int, health: Health | None = None) -> pl.DataFrame:
         """Judge the windows that `watermark` (epoch ms) has closed; `rows` are their final rows, of any window length.
@@ -90,7 +91,7 @@ class AnomalyWatch:
         """
         if "window_seconds" in rows.columns:
             rows = rows.filter(pl.col("window_seconds") == self.spec.window_seconds)
-        rows = rows.select(self.columns())
+        rows = rows.select(pl.col(name).cast(kind) for name, kind in self.schema().items())
         health = health or Health()
         end = self._end(rows, watermark)
         if end <= (self._next if self._next is not None else -_FOREVER) or (self._next is None and not rows.height):

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decode_compile import compiled, inlined
+from schemas.decode_compile import compiled
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -37,11 +37,11 @@ CALM: Final = 5
 FAR, TWICE = 6.0, 4.5
 """Limits of |z| for one window and for each of two running."""
 _NEAR: Final = 3.0
-_RELATIVE, _RELATIVE_SHIFT = 0.15, 0.06
+_RELATIVE, _RELATIVE_UNKNOWN, _RELATIVE_SHIFT = 0.15, 0.5, 0.08
 """Least deviation from the expected value that matters to anybody: of a window, of a shift on average."""
 _LEAST_COUNT: Final = 10.0
 _ZERO_EXPECTED: Final = 25.0
-_CUSUM_SLACK, _CUSUM_LIMIT, _CUSUM_CLIP = 0.75, 18.0, 4.0
+_CUSUM_SLACK, _CUSUM_LIMIT, _CUSUM_CLIP = 0.75, 20.0, 4.0
 _LEVEL_WINDOWS: Final = 720
 _AUTO_WINDOWS: Final = 10_080.0
 _SCALE_WINDOWS: Final = 240
@@ -196,7 +196,7 @@ def _step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
             _learn(s, slot, x, z, season, spread, hours, scale, facts)
 
 
-@inlined
+@compiled
 def _season(s: int, slot: int, beside: int, weight: float, hours: Floats) -> float:
     """Level of a moment from two neighbouring hours; of the same hour on other days where it was never seen."""
     here, there = _hour(s, slot, hours), _hour(s, beside, hours)
@@ -205,7 +205,7 @@ def _season(s: int, slot: int, beside: int, weight: float, hours: Floats) -> flo
     return here if there <= 0.0 else (1.0 - weight) * here + weight * there
 
 
-@inlined
+@compiled
 def _hour(s: int, slot: int, hours: Floats) -> float:
     if hours[s, slot, 1] > 0.0:
         return float(hours[s, slot, 0])
@@ -220,7 +220,7 @@ def _hour(s: int, slot: int, hours: Floats) -> float:
     return total / count if count else 0.0
 
 
-@inlined
+@compiled
 def _spread(s: int, hour: int, middle: float, counted: bool, scale: Floats) -> float:  # noqa: FBT001
     """Standard deviation of the residual: of the hour of the day, with a floor, wider while little is known."""
     own = 1.2533 * scale[s, hour, 0]
@@ -231,7 +231,7 @@ def _spread(s: int, hour: int, middle: float, counted: bool, scale: Floats) -> f
     return float(max(own, 0.5 if counted else 1e-9, 0.01 * middle))
 
 
-@inlined
+@compiled
 def _judge(  # noqa: PLR0913, PLR0917  # see _step
     w: int,
     s: int,
@@ -249,7 +249,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see _step
     relative = abs(x - expected) / max(expected, 1.0)
     tail = max(facts[s, _TAIL], 3.0)
     far, twice = factor * max(FAR, 1.35 * tail), factor * max(TWICE, tail)
-    matters = relative >= _RELATIVE * factor and abs(x - expected) >= _LEAST_COUNT
+    matters = relative >= (_RELATIVE if factor == 1.0 else _RELATIVE_UNKNOWN) and abs(x - expected) >= _LEAST_COUNT
     limit = _cusum(s, x, z if factor == 1.0 else 0.0, expected, tail, facts)
     facts[s, _ZEROS] = facts[s, _ZEROS] + expected if x == 0.0 else 0.0
     before, before_relative = facts[s, _LAST_Z], facts[s, _LAST_REL]
@@ -277,7 +277,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see _step
     kind[w, s] = int(facts[s, _KIND])
 
 
-@inlined
+@compiled
 def _cusum(s: int, x: float, z: float, expected: float, tail: float, facts: Floats) -> float:
     """Two-sided sums of clipped z; returns their limit, which grows with heavy tails and autocorrelation."""
     clipped = min(max(z, -_CUSUM_CLIP), _CUSUM_CLIP)
@@ -292,7 +292,7 @@ def _cusum(s: int, x: float, z: float, expected: float, tail: float, facts: Floa
     return float(_CUSUM_LIMIT * max(1.0, tail / 3.5) * (1.0 + auto) / (1.0 - auto))
 
 
-@inlined
+@compiled
 def _follow(  # noqa: PLR0913, PLR0917  # see _step
     w: int, s: int, z: float, relative: float, expected: float, found: int, facts: Floats, event: Ints, accept: float
 ) -> None:
@@ -316,7 +316,7 @@ def _follow(  # noqa: PLR0913, PLR0917  # see _step
         facts[s, _UP], facts[s, _DOWN], facts[s, _RUN_ACTUAL], facts[s, _RUN_EXPECTED] = 0.0, 0.0, 0.0, 0.0
 
 
-@inlined
+@compiled
 def _learn(  # noqa: PLR0913, PLR0917  # see _step
     s: int, slot: int, x: float, z: float, season: float, spread: float, hours: Floats, scale: Floats, facts: Floats
 ) -> None:
@@ -343,7 +343,7 @@ def _learn(  # noqa: PLR0913, PLR0917  # see _step
     scale[s, hour, 0] += (abs(clipped) * spread - scale[s, hour, 0]) / known
 
 
-@inlined
+@compiled
 def _learn_hour(s: int, hours: Floats, facts: Floats) -> None:
     """Take what the hour that ends had on average, at the level of then, into its slot."""
     slot = int(facts[s, _LAST_SLOT])

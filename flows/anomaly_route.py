@@ -7,7 +7,7 @@ the watermark. Shares are compared with what is usual for this stream: a feed th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -156,3 +156,24 @@ class HealthTracker:
             )
         )
         return Health(rejected, self.usual_rejected, late, self.usual_late, tuple(silent), max(watermark_delay_ms, 0))
+
+    def plain(self) -> list[Any]:
+        """State as plain values."""
+        partitions = [[name, p.usual, p.minutes, p.last, p.gap_end] for name, p in self.partitions.items()]
+        by_minute = [[minute, sorted(by.items())] for minute, by in self.open.items()]
+        sums = [[minute, *counts] for minute, counts in self.sums.items()]
+        return [partitions, by_minute, sums, self.usual_rejected, self.usual_late, self.minutes, self.recent]
+
+    @classmethod
+    def of(cls, plain: list[Any]) -> HealthTracker:
+        """The tracker that `plain` told of."""
+        partitions, by_minute, sums, rejected, late, minutes, recent = plain
+        return cls(
+            {name: _Partition(*facts) for name, *facts in partitions},
+            {minute: dict(by) for minute, by in by_minute},
+            {minute: counts for minute, *counts in sums},
+            rejected,
+            late,
+            minutes,
+            [(a, b) for a, b in recent],
+        )

@@ -47,7 +47,7 @@ class WatchedSeries:
         at = ((found["window_start"].to_numpy() - starts[0]) // self.spec.window_ms).astype(np.int64)
         place = found["place"].to_numpy()
         for i, measure in enumerate(self.spec.measures):
-            dense[at, place, i] = found[measure.name].cast(pl.Float64).to_numpy()
+            dense[at, place, i] = found[measure.name].to_numpy()
         return dense.reshape(len(starts), -1)
 
     def offer(self, rows: pl.DataFrame) -> None:
@@ -57,7 +57,7 @@ class WatchedSeries:
         new = rows.filter((pl.col("dim") != ALL) & (pl.col("value") != OTHER)).join(
             self.frame(), on=["dim", "value"], how="anti"
         )
-        volume = pl.col(self.spec.measures[0].name).cast(pl.Float64).sum()
+        volume = pl.col(self.spec.measures[0].name).sum()
         for dim, value, total in new.group_by("dim", "value").agg(volume).sort("dim", "value").iter_rows():
             self._candidates[dim, value] = self._candidates.get((dim, value), 0.0) + total
 

@@ -135,5 +135,6 @@ VIEWS: Final = (
     _of(tables.LATE_EVENTS, "Valid events that came too late to count"),
     _of(tables.LEDGER, "consumed = accepted + duplicate + late + rejected + filtered, to the message"),
     _of(tables.ENGINE_PROGRESS, "Where the engine stands in event time"),
+    _of(tables.ANOMALIES, "What is unusual in the metrics, told once, with a reason: the source of alerts"),
     _of(tables.LOSSES, "Messages that Kafka had deleted before they were read, accepted as lost"),
 )
