@@ -55,8 +55,9 @@ _UNKNOWN_FACTOR: Final = 2.0
 (
     _LEVEL, _SEEN, _SUM, _COUNT, _LAST_Z, _LAST_REL, _TAIL, _AUTO, _UP, _DOWN, _RUN_ACTUAL, _RUN_EXPECTED, _ZEROS,
     _OPEN, _SIGN, _CALM, _AGE, _KIND, _RECENT, _LAST_SLOT, _CLIPPED, _VARIANCE,
-) = range(22)  # fmt: skip
-_FACTS: Final = 22
+    _OPEN_ACTUAL, _OPEN_EXPECTED,
+) = range(24)  # fmt: skip
+_FACTS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,8 @@ def _step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
             out[1, w, s] = max(max(middle - 3.0 * spread, 0.0) ** 2 - 0.375, 0.0)
             out[2, w, s] = (middle + 3.0 * spread) ** 2 - 0.375
             out[4, w, s] = 1.0 if known else 0.0
+            # What a count with this relative spread would be: the units of zeros, whatever the measure's own.
+            facts[s, _ZEROS] = facts[s, _ZEROS] + (middle / (2.0 * spread)) ** 2 if x == 0.0 else 0.0
             _judge(w, s, x, z, expected, 1.0 if known else _UNKNOWN_FACTOR, ready, facts, out, event, kind, accept)
             _learn(s, slot, x, z, season, spread, hours, scale, facts)
 
@@ -251,7 +254,6 @@ def _judge(  # noqa: PLR0913, PLR0917  # see _step
     far, twice = factor * max(FAR, 1.35 * tail), factor * max(TWICE, tail)
     matters = relative >= (_RELATIVE if factor == 1.0 else _RELATIVE_UNKNOWN) and abs(x - expected) >= _LEAST_COUNT
     limit = _cusum(s, x, z if factor == 1.0 else 0.0, expected, tail, facts)
-    facts[s, _ZEROS] = facts[s, _ZEROS] + expected if x == 0.0 else 0.0
     before, before_relative = facts[s, _LAST_Z], facts[s, _LAST_REL]
     facts[s, _LAST_Z], facts[s, _LAST_REL] = z, relative
     two = z * before > 0.0 and min(abs(z), abs(before)) >= twice and before_relative >= _RELATIVE
@@ -269,10 +271,13 @@ def _judge(  # noqa: PLR0913, PLR0917  # see _step
         strength = max(strength, 1.0)
     out[3, w, s] = strength / (1.0 + strength)
     if facts[s, _OPEN] > 0.0:
-        _follow(w, s, z, relative, expected, found, facts, event, accept)
+        facts[s, _OPEN_ACTUAL] += (x - facts[s, _OPEN_ACTUAL]) / 240.0
+        facts[s, _OPEN_EXPECTED] += (expected - facts[s, _OPEN_EXPECTED]) / 240.0
+        _follow(w, s, z, relative, found, facts, event, accept)
     elif found > 0 and ready:
         event[w, s] = OPENED
         facts[s, _OPEN], facts[s, _KIND], facts[s, _CALM], facts[s, _AGE] = 1.0, found, 0.0, 0.0
+        facts[s, _OPEN_ACTUAL], facts[s, _OPEN_EXPECTED] = 0.0, 0.0
         facts[s, _SIGN] = 1.0 if found in (SPIKE, SHIFT_UP) else -1.0
     kind[w, s] = int(facts[s, _KIND])
 
@@ -293,9 +298,7 @@ def _cusum(s: int, x: float, z: float, expected: float, tail: float, facts: Floa
 
 
 @compiled
-def _follow(  # noqa: PLR0913, PLR0917  # see _step
-    w: int, s: int, z: float, relative: float, expected: float, found: int, facts: Floats, event: Ints, accept: float
-) -> None:
+def _follow(w: int, s: int, z: float, relative: float, found: int, facts: Floats, event: Ints, accept: float) -> None:
     """An open alarm: resolved, accepted as the new level, or grown into a shift."""
     facts[s, _AGE] += 1.0
     near = abs(z) < _NEAR or relative < _RELATIVE_SHIFT
@@ -307,7 +310,7 @@ def _follow(  # noqa: PLR0913, PLR0917  # see _step
             facts[s, _TAIL] = min(facts[s, _TAIL] + 1.0, _TAIL_MAX)
     elif facts[s, _AGE] >= accept:
         event[w, s] = ACCEPTED
-        facts[s, _LEVEL] *= min(max(facts[s, _RECENT] / max(expected, 1e-9), 0.01), 100.0)
+        facts[s, _LEVEL] *= min(max(facts[s, _OPEN_ACTUAL] / max(facts[s, _OPEN_EXPECTED], 1e-9), 0.01), 100.0)
     elif facts[s, _AGE] == 2 * CALM and facts[s, _KIND] in (SPIKE, DROP):
         event[w, s] = BECAME_SHIFT
         facts[s, _KIND] = SHIFT_UP if facts[s, _SIGN] > 0 else SHIFT_DOWN

@@ -46,11 +46,8 @@ class WatchedMerge:
             return tables
         given = tables.get(self._watch.spec.table)
         final = pl.DataFrame(schema=self._watch.schema()) if given is None else given.filter(pl.col("is_final") == 1)
+        # The window in which bounded input ends is not whole: it is not judged.
         watermark = progress.last_event_time if progress.end else progress.watermark
-        if progress.end and final.height:  # every window is closed: the last one, too
-            last = final["window_start"].max()
-            assert isinstance(last, int)
-            watermark = max(watermark, last + self._watch.spec.window_ms)
         found = self._watch.observe(final, watermark, self._tracker.health(progress.now - progress.watermark))
         return {**tables, ANOMALIES: found} if found.height else tables
 

@@ -1,8 +1,8 @@
 """Mix shift: the whole is as it should be, but its parts are not.
 
-Per dimension: the χ² distance, a degree of freedom, of the values' shares from what their baselines expect, as a
-logarithm, against its own slowly learnt mean and spread. It alarms when it is far out twice running and the total
-variation distance (½ Σ |share − expected share|) says that it matters.
+Per dimension: the χ² distance, a degree of freedom, of the values' shares from what their baselines expect, as a cube
+root (nearly normal: Wilson & Hilferty 1931), against its own slowly learnt mean and spread. It alarms when it is far
+out twice running and the total variation distance (½ Σ |share − expected share|) says that it matters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flows.anomaly_baseline import ACCEPTED, NOTHING, OPENED, RESOLVED, Floats
 
 LEAST_DISTANCE: Final = 0.1
 _FAR, _NEAR = 6.0, 3.0
-_LEAST_SPREAD: Final = 0.25
+_LEAST_SPREAD: Final = 0.1
 _LEAST_TOTAL: Final = 200.0
 _WINDOWS: Final = 1440
 _CALM: Final = 5
@@ -43,7 +43,7 @@ class MixWatch:
         wanted = np.maximum(expected, 1e-9) * (total / usual)
         chi = float(((actual - wanted) ** 2 / np.maximum(wanted, 1.0)).sum()) / (len(actual) - 1)
         distance = 0.5 * float(np.abs(actual - wanted).sum()) / total
-        value = math.log(chi + 0.01)
+        value = chi ** (1.0 / 3.0)
         spread = max(math.sqrt(max(self.square - self.mean**2, 0.0)), _LEAST_SPREAD)
         z = (value - self.mean) / spread
         far = z >= _FAR and distance >= LEAST_DISTANCE and self.seen >= warm

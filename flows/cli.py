@@ -39,6 +39,7 @@ app.command("replay", rich_help_panel=TRY)(cli_traffic.replay)
 bench_app.command("throughput")(cli_bench.throughput)
 bench_app.command("latency")(cli_bench.latency)
 bench_app.command("nab")(cli_bench.nab)
+bench_app.command("anomalies")(cli_bench.anomalies)
 app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
 
