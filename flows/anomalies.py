@@ -105,7 +105,10 @@ class AnomalyWatch:
         return self.book.take()
 
     def warm_start(self, rows: pl.DataFrame) -> None:
-        """Learn from history (final rows, any order) without telling what was unusual in it. Before any `observe`."""
+        """Learn from history (final rows) without telling what was unusual in it. Before any `observe`.
+
+        Calls go on where the one before ended; the first window that is observed afterwards may lie anywhere.
+        """
         if rows.height:
             self.observe(rows, _FOREVER)
         open_now = self.series.baseline.is_open()
@@ -113,6 +116,7 @@ class AnomalyWatch:
         self.book = Book()
         for mix in self._mixes.values():
             mix.open = False
+        self._next, self._inputs, self._full = None, [], True
 
     def _end(self, rows: pl.DataFrame, watermark: int) -> int:
         size = self.spec.window_ms

@@ -1,12 +1,13 @@
 """A merge kernel whose final rows are watched for anomalies: both are one step, so they commit together.
 
 It hears the ledger's increments too (`flows.dataflow.Router`), to tell a fault of ours from a fall of the business.
-Without a watch it only passes on, in the same format: anomalies can be switched off and on between starts.
+Without a watch it only passes on, in the same format: anomalies can be switched off and on between starts. A watch
+without state of its own learns from the rows that the store has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,19 +15,22 @@ import polars as pl
 
 from flows.anomalies import AnomalyWatch
 from flows.anomaly_route import HealthTracker
+from flows.anomaly_spec import AnomalySpec
 from flows.kernel import MergeKernel, Progress
 
 ANOMALIES: Final = "anomalies"
 _MAGIC: Final = b"watched1"
 _EMPTY: Final = b""
+History = Callable[[AnomalySpec], Iterable[pl.DataFrame]]
+"""Final rows that are in the store already, in the order of time."""
 
 
 class WatchedMerge:
     """See the module. Implements `flows.kernel.MergeKernel` under the inner kernel's name."""
 
-    def __init__(self, inner: MergeKernel, watch: AnomalyWatch | None) -> None:
+    def __init__(self, inner: MergeKernel, watch: AnomalyWatch | None, history: History | None = None) -> None:
         self.name = inner.name
-        self._inner, self._watch = inner, watch
+        self._inner, self._watch, self._history = inner, watch, history
         self._tracker, self._heard = HealthTracker(), False
 
     def fold(self, increments: list[pl.DataFrame]) -> None:
@@ -72,6 +76,9 @@ class WatchedMerge:
         if self._watch is not None and any(watch):
             told = [blob for blob in watch if blob]
             self._watch.restore(told[0], told[1:])
+        elif self._watch is not None and self._history is not None:
+            for rows in self._history(self._watch.spec):
+                self._watch.warm_start(rows)
         self._tracker = HealthTracker.of(parts[-1][2]) if parts and parts[-1][2] else HealthTracker()
         self._heard = False
 

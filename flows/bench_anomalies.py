@@ -199,14 +199,16 @@ def judge(alerts: pl.DataFrame, planted: Sequence[Planted]) -> dict[str, Any]:
     return {"kinds": kinds, "false": false.height, "examples": false.head(20).to_dicts()}
 
 
-def measure(*, seed: int = 7, history_days: int = 14, days: int = 14, clean_days: int = 28) -> dict[str, Any]:
-    """Plant, watch, judge."""
+def measure(
+    *, seed: int = 7, history_days: int = 14, days: int = 14, clean_days: int = 28, rate: float = 3_000.0
+) -> dict[str, Any]:
+    """Plant, watch, judge. `rate`: mean events a minute of the whole."""
     planted = plant(seed, history_days, days)
     found = judge(
-        watch(rows_of(seed, history_days + days, planted), planted, history_days, history_days + days), planted
+        watch(rows_of(seed, history_days + days, planted, rate), planted, history_days, history_days + days), planted
     )
     clean = judge(
-        watch(rows_of(seed + 1, history_days + clean_days, []), [], history_days, history_days + clean_days), []
+        watch(rows_of(seed + 1, history_days + clean_days, [], rate), [], history_days, history_days + clean_days), []
     )
     series = (sum(len(shares) for shares in _SHARES.values()) + 1) * len(AnomalySpec().measures)
     delays = sorted(d for told in found["kinds"].values() for d in told["delays"])

@@ -101,6 +101,7 @@ def anomalies(
     seed: Seed = 7,
     days: Annotated[int, typer.Option(min=2, help="Days with something planted every six hours")] = 14,
     clean_days: Annotated[int, typer.Option(min=1, help="Days of a second run without any, for false alerts")] = 28,
+    rate: Annotated[float, typer.Option(min=1, help="Mean events a minute of the whole")] = 3_000.0,
     json_file: JsonFile = None,
     as_json: AsJson = False,
 ) -> int:
@@ -119,7 +120,7 @@ def anomalies(
 
     from flows import bench_anomalies
 
-    told = bench_anomalies.measure(seed=seed, days=days, clean_days=clean_days)
+    told = bench_anomalies.measure(seed=seed, days=days, clean_days=clean_days, rate=rate)
     if json_file is not None:
         json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
     return bench_anomalies.show(told, as_json=as_json)

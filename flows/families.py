@@ -12,7 +12,7 @@ from flows.active_hours import ActivityMerge
 from flows.active_users import ActivityShard
 from flows.admission import Admission
 from flows.anomalies import AnomalyWatch
-from flows.anomaly_merge import WatchedMerge
+from flows.anomaly_merge import History, WatchedMerge
 from flows.anomaly_spec import AnomalySpec
 from flows.conversion_funnel import FunnelMerge, FunnelShard
 from flows.errors import BadSetting
@@ -49,8 +49,10 @@ def wanted_columns(settings: Settings) -> frozenset[str]:
     return frozenset().union(*(kernel.columns for kernel in kernels))
 
 
-def step_config(settings: Settings, *, sources: int, generation: int, state_dir: Path | None) -> StepConfig:
-    """The configuration of the stateful steps."""
+def step_config(
+    settings: Settings, *, sources: int, generation: int, state_dir: Path | None, history: History | None = None
+) -> StepConfig:
+    """The configuration of the stateful steps. `history`: what a watch for anomalies without state learns from."""
     bounds = time_bounds(settings)
     return StepConfig(
         sources=sources,
@@ -63,7 +65,7 @@ def step_config(settings: Settings, *, sources: int, generation: int, state_dir:
         archive=settings.events_archive,
         admission=lambda: Admission(bounds, settings.dedupe_horizon_ms, dedupe=settings.dedupe),
         shard_kernels=_shard_kernels(settings),
-        merge_kernels=_merge_kernels(settings),
+        merge_kernels=_merge_kernels(settings, history),
         ledger_to=("activity",) if _watched(settings) else (),
     )
 
@@ -105,10 +107,10 @@ def _watched(settings: Settings) -> AnomalySpec | None:
     )
 
 
-def _activity_merge(settings: Settings, declared: Declarations) -> MergeKernel:
+def _activity_merge(settings: Settings, declared: Declarations, history: History | None) -> MergeKernel:
     watched = _watched(settings)
     inner = ActivityMerge(_activity_spec(settings, declared))
-    return WatchedMerge(inner, AnomalyWatch(watched) if watched else None)
+    return WatchedMerge(inner, AnomalyWatch(watched) if watched else None, history)
 
 
 def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:
@@ -163,11 +165,11 @@ def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
     return make
 
 
-def _merge_kernels(settings: Settings) -> Mapping[str, Callable[[], MergeKernel]]:
+def _merge_kernels(settings: Settings, history: History | None) -> Mapping[str, Callable[[], MergeKernel]]:
     declared = declarations(settings)
     makers: dict[str, Callable[[], MergeKernel]] = {LedgerMerge.name: LedgerMerge}
     if "activity" in settings.families:
-        makers["activity"] = partial(_activity_merge, settings, declared)
+        makers["activity"] = partial(_activity_merge, settings, declared, history)
     if "heat" in settings.families:
         for heat in _heats(settings, declared):
             makers[heat.name] = partial(HeatMerge, heat)

@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.anomalies import AnomalyWatch
+from flows.anomaly_history import read_history
+from flows.anomaly_spec import AnomalySpec
+from sinks import embedded
+from sinks.clickhouse import Store
+
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,3 +64,20 @@ def test_a_planted_fall_is_in_the_view_once_with_its_reason(tmp_path: Path, stor
     assert {row["route"] for row in found} == {"business"}
     assert any("CN-31" in row["explanation"] + row["value"] for row in found)
     assert all(row["resolved_at"] for row in found)
+    learns_from_the_store(store_dir)
+
+
+def learns_from_the_store(store_dir: Path) -> None:
+    up = embedded.start(store_dir)
+    try:
+        spec = AnomalySpec()
+        days = list(read_history(lambda: Store.connect(up.url, user=up.user, password=up.token), spec))
+    finally:
+        up.stop()
+    assert len(days) == 2
+    watch = AnomalyWatch(spec)
+    for rows in days:
+        watch.warm_start(rows)
+    assert set(watch.series.keys) == {("all", ""), ("region", "CN-31"), ("region", "CN-44")}
+    assert watch.series.baseline.facts[0, 1] >= 1.8 * 1440
+    assert watch.book.take().height == 0

@@ -236,6 +236,11 @@ def test_the_watch_rides_on_the_merge_and_can_be_switched_off_and_on() -> None:
     rest = Progress(end, end, early=True, end=True, last_event_time=end - 1)
     assert "resolved" in set(again.emit(rest)[ANOMALIES]["state"])
     assert ANOMALIES not in without.emit(rest)
+    learnt = AnomalyWatch(SPEC)
+    WatchedMerge(ActivityMerge(ActivitySpec(windows=(60,), hours=False)), learnt, lambda _: [_calm()]).restore(
+        without.snapshot(), []
+    )
+    assert learnt.series.baseline.facts[0, 1] == DAYS * 1440
     on_again = _merge(AnomalyWatch(SPEC))
     on_again.restore(without.snapshot(), [])
     assert on_again.emit(rest).keys() <= {"active_users", ANOMALIES}
