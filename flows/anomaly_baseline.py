@@ -3,8 +3,8 @@
 Expected value: level of the hour of the week (holidays have hours of their own), linear between the centres of hours,
 times a slow ratio `level` (time constant half a day) that follows growth. Residual: y = √(x + 3/8) against the same of
 the expected value (Anscombe 1948: the noise of counts becomes alike at every volume), over a scale learnt for the hour
-of the day from clipped absolute residuals. A high quantile of it and its autocorrelation are learnt too and raise the
-limits: a bursty series does not alarm more often than a calm one.
+of the day from clipped absolute residuals. A high quantile of it and how it adds up over windows are learnt too and
+raise the limits: a bursty series does not alarm more often than a calm one.
 
 An alarm is: one window far out, two running fairly far out, a run of zeros where much was expected, or a two-sided
 CUSUM (Page 1954) for small shifts and slow leaks. It stays open until `CALM` windows running are near; after
@@ -41,9 +41,9 @@ _RELATIVE, _RELATIVE_UNKNOWN, _RELATIVE_SHIFT = 0.15, 0.5, 0.08
 """Least deviation from the expected value that matters to anybody: of a window, of a shift on average."""
 _LEAST_COUNT: Final = 10.0
 _ZERO_EXPECTED: Final = 25.0
-_CUSUM_SLACK, _CUSUM_LIMIT, _CUSUM_CLIP = 0.75, 20.0, 4.0
+_CUSUM_SLACK, _CUSUM_LIMIT, _CUSUM_CLIP = 0.75, 12.0, 4.0
 _LEVEL_WINDOWS: Final = 720
-_AUTO_WINDOWS: Final = 10_080.0
+_BLOCK_WINDOWS, _MEDIAN = 20.0, 0.6745
 _SCALE_WINDOWS: Final = 240
 _TAIL_STEP, _TAIL_MAX = 0.4, 16.0
 _QUANTILE: Final = 0.9998
@@ -53,11 +53,11 @@ _UNKNOWN_FACTOR: Final = 2.0
 
 # Columns of Baseline.facts
 (
-    _LEVEL, _SEEN, _SUM, _COUNT, _LAST_Z, _LAST_REL, _TAIL, _AUTO, _UP, _DOWN, _RUN_ACTUAL, _RUN_EXPECTED, _ZEROS,
-    _OPEN, _SIGN, _CALM, _AGE, _KIND, _RECENT, _LAST_SLOT, _CLIPPED, _VARIANCE,
-    _OPEN_ACTUAL, _OPEN_EXPECTED,
-) = range(24)  # fmt: skip
-_FACTS: Final = 24
+    _LEVEL, _SEEN, _SUM, _COUNT, _LAST_Z, _LAST_REL, _TAIL, _ADDS_UP, _UP, _DOWN, _RUN_ACTUAL, _RUN_EXPECTED, _ZEROS,
+    _OPEN, _SIGN, _CALM, _AGE, _KIND, _RECENT, _LAST_SLOT, _CLIPPED,
+    _OPEN_ACTUAL, _OPEN_EXPECTED, _BLOCK, _BLOCK_SIZE,
+) = range(25)  # fmt: skip
+_FACTS: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Baseline:
     def reset(self, rows: Ints) -> None:
         """Forget what stood in these rows: another series takes them."""
         self.hours[rows], self.scale[rows], self.facts[rows] = 0.0, 0.0, 0.0
-        self.facts[rows, _LEVEL], self.facts[rows, _TAIL] = 1.0, 3.0
+        self.facts[rows, _LEVEL], self.facts[rows, _TAIL], self.facts[rows, _ADDS_UP] = 1.0, 3.0, _MEDIAN
         self.facts[rows, _LAST_SLOT] = -1.0
 
     def grow(self, series: int) -> None:
@@ -284,7 +284,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see _step
 
 @compiled
 def _cusum(s: int, x: float, z: float, expected: float, tail: float, facts: Floats) -> float:
-    """Two-sided sums of clipped z; returns their limit, which grows with heavy tails and autocorrelation."""
+    """Two-sided sums of clipped z; returns their limit, which grows with heavy tails and correlated noise."""
     clipped = min(max(z, -_CUSUM_CLIP), _CUSUM_CLIP)
     facts[s, _UP] = max(0.0, facts[s, _UP] + clipped - _CUSUM_SLACK)
     facts[s, _DOWN] = max(0.0, facts[s, _DOWN] - clipped - _CUSUM_SLACK)
@@ -293,8 +293,8 @@ def _cusum(s: int, x: float, z: float, expected: float, tail: float, facts: Floa
     else:
         facts[s, _RUN_ACTUAL] += x
         facts[s, _RUN_EXPECTED] += expected
-    auto = min(max(facts[s, _AUTO] / max(facts[s, _VARIANCE], 0.1), 0.0), 0.9)
-    return float(_CUSUM_LIMIT * max(1.0, tail / 3.5) * (1.0 + auto) / (1.0 - auto))
+    together = min(max((facts[s, _ADDS_UP] / _MEDIAN) ** 2, 1.0), 20.0)
+    return float(_CUSUM_LIMIT * max(1.0, tail / 3.5) * together)
 
 
 @compiled
@@ -336,10 +336,13 @@ def _learn(  # noqa: PLR0913, PLR0917  # see _step
     beyond = abs(z) > facts[s, _TAIL] and abs(facts[s, _CLIPPED]) < _NEAR  # a run counts once
     facts[s, _TAIL] += _TAIL_STEP * (_QUANTILE if beyond else _QUANTILE - 1.0)
     facts[s, _TAIL] = min(max(facts[s, _TAIL], 2.5), _TAIL_MAX)
-    weight = 1.0 / min(facts[s, _SEEN], _AUTO_WINDOWS)
-    facts[s, _AUTO] += weight * (clipped * facts[s, _CLIPPED] - facts[s, _AUTO])
-    facts[s, _VARIANCE] += weight * (clipped * clipped - facts[s, _VARIANCE])
     facts[s, _CLIPPED] = clipped
+    facts[s, _BLOCK] += clipped
+    facts[s, _BLOCK_SIZE] += 1.0
+    if facts[s, _BLOCK_SIZE] >= _BLOCK_WINDOWS:  # how noise adds up: the median block, which incidents hardly move
+        size = abs(facts[s, _BLOCK]) / math.sqrt(_BLOCK_WINDOWS)
+        facts[s, _ADDS_UP] *= 1.01 if size > facts[s, _ADDS_UP] else 1.0 / 1.01
+        facts[s, _BLOCK], facts[s, _BLOCK_SIZE] = 0.0, 0.0
     hour = slot % 24
     scale[s, hour, 1] += 1.0
     known = min(scale[s, hour, 1], float(_SCALE_WINDOWS))
