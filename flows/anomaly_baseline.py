@@ -124,6 +124,11 @@ class Baseline:
         self._facts = np.frombuffer(arrays["facts"]).reshape(series, _FACTS).copy()
         self._show(series)
 
+    def prepare(self) -> None:
+        """Compile (or load what was compiled) now, and not when the first window closes."""
+        none = np.zeros(0, np.int64)
+        self.step(np.zeros((0, len(self.facts))), Times(none, none, np.zeros(0)), np.zeros(len(self.facts), np.bool_))
+
     def is_open(self) -> npt.NDArray[np.bool_]:
         """Which series have an alarm that stands."""
         found: npt.NDArray[np.bool_] = self.facts[:, _OPEN] > 0

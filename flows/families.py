@@ -110,7 +110,10 @@ def _watched(settings: Settings) -> AnomalySpec | None:
 def _activity_merge(settings: Settings, declared: Declarations, history: History | None) -> MergeKernel:
     watched = _watched(settings)
     inner = ActivityMerge(_activity_spec(settings, declared))
-    return WatchedMerge(inner, AnomalyWatch(watched) if watched else None, history)
+    watch = AnomalyWatch(watched) if watched else None
+    if watch is not None:
+        watch.series.baseline.prepare()
+    return WatchedMerge(inner, watch, history)
 
 
 def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:

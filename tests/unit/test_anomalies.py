@@ -205,6 +205,12 @@ def test_holidays_and_zones_have_their_slots() -> None:
     assert times.beside.tolist() == [6, 169]
 
 
+def test_preparing_changes_nothing() -> None:
+    watch = AnomalyWatch(SPEC)
+    watch.series.baseline.prepare()
+    assert watch.snapshot() == AnomalyWatch(SPEC).snapshot()
+
+
 def test_rows_fit_the_table() -> None:
     found = told(history(during(10, 0.3)))
     table = table_of(ANOMALIES)
