@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_bench, cli_traffic
+from flows import cli_alerts, cli_bench, cli_traffic
 from flows.cli_options import (
     ALL_FIELDS,
     EPILOG,
@@ -31,13 +31,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="Settings: what holds, and where it came from.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure the engine on this machine, on a real broker of its own.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure the engine (on a broker of its own) and the detectors.", no_args_is_help=True)
+alerts_app = typer.Typer(help="Alert rules: check, test and backtest them.", no_args_is_help=True)
 TRY, RUN, LOOK = "Try it", "Run it", "Look at it"
 app.command("demo", rich_help_panel=TRY)(cli_traffic.demo)
 app.command("simulate", rich_help_panel=TRY)(cli_traffic.simulate)
 app.command("replay", rich_help_panel=TRY)(cli_traffic.replay)
 bench_app.command("throughput")(cli_bench.throughput)
 bench_app.command("latency")(cli_bench.latency)
+bench_app.command("nab")(cli_bench.nab)
+bench_app.command("anomalies")(cli_bench.anomalies)
+alerts_app.command("check")(cli_alerts.check)
+alerts_app.command("test")(cli_alerts.test)
+alerts_app.command("backtest")(cli_alerts.backtest)
+app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
 app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
 

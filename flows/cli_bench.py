@@ -1,4 +1,4 @@
-"""Commands that measure: bench throughput, bench latency."""
+"""Commands that measure: bench throughput, bench latency, bench nab, bench anomalies."""
 
 from __future__ import annotations
 
@@ -65,3 +65,62 @@ def latency(
 
     found = bench.latency(rate=rate, seconds=seconds, runs=runs, seed=seed, keep=keep, workers=workers)
     return bench.show(found, json_file, as_json=as_json)
+
+
+@plain
+def nab(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Holds data/*/*.csv and, for a score, labels/")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where result files go")] = Path("bench-out/nab"),
+    json_file: JsonFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """The anomaly detector on the Numenta Anomaly Benchmark: result files in its format, and its score.
+
+    One detector with one setting runs over each file from its first row on. With labels the score is told for the
+    three application profiles (0: finds nothing, 100: perfect), at one threshold for all files.
+
+    \b
+    Examples
+      livepulse bench nab ./NAB --out ./results
+      livepulse bench nab ./NAB --out ./results --json
+    """
+    import json
+
+    from flows import bench_nab
+
+    told = bench_nab.measure(directory, out)
+    if json_file is not None:
+        json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    return bench_nab.show(told, as_json=as_json)
+
+
+@plain
+def anomalies(
+    *,
+    seed: Seed = 7,
+    days: Annotated[int, typer.Option(min=2, help="Days with something planted every six hours")] = 14,
+    clean_days: Annotated[int, typer.Option(min=1, help="Days of a second run without any, for false alerts")] = 28,
+    rate: Annotated[float, typer.Option(min=1, help="Mean events a minute of the whole")] = 3_000.0,
+    json_file: JsonFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Planted anomalies through the kernel: recall, delay, routing, false alerts, and the detectors' speed.
+
+    Simulated final rows of `active_users` per minute: spikes, drops, shifts, slow leaks, one region, pipeline faults.
+    Exit code 1 when a goal is missed: recall ≥ 0.95, median delay ≤ 2 windows, all routed right, at most one false
+    alert in 1,000 series-days.
+
+    \b
+    Examples
+      livepulse bench anomalies
+      livepulse bench anomalies --seed 3 --days 7 --json
+    """
+    import json
+
+    from flows import bench_anomalies
+
+    told = bench_anomalies.measure(seed=seed, days=days, clean_days=clean_days, rate=rate)
+    if json_file is not None:
+        json_file.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    return bench_anomalies.show(told, as_json=as_json)

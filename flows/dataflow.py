@@ -31,7 +31,7 @@ def build(source: IntakeSource, sink: RowsSink, config: StepConfig) -> Dataflow:
     """Wire the steps."""
     flow = Dataflow("livepulse")
     batches = op.input("source", flow, source)
-    routed = op.flat_map_batch("route", batches, Router(config.shards, config.pack))
+    routed = op.flat_map_batch("route", batches, Router(config.shards, config.pack, config.ledger_to))
     shard_items = op.filter_map("to_shards", routed, _only(ShardItem))
     sharded = op.stateful_batch("shard", shard_items, lambda resumed: ShardLogic(config, resumed))
     increments = op.filter_map("increments", op.map("of_shards", sharded, _value), _only(MergeItem))
@@ -63,8 +63,11 @@ def _as_it_is(frame: pl.DataFrame) -> Frame:
 class Router:
     """Splits what the worker's partitions gave in this round by user shard. Small partitions are joined first."""
 
-    def __init__(self, shards: int, pack: Callable[[pl.DataFrame], Frame] = _as_it_is) -> None:
+    def __init__(
+        self, shards: int, pack: Callable[[pl.DataFrame], Frame] = _as_it_is, ledger_to: tuple[str, ...] = ()
+    ) -> None:
         self._keys = shard_keys(shards)
+        self._ledger_to = (LEDGER, *ledger_to)
         self._pack = pack
 
     def __call__(self, items: list[SourceItem]) -> Iterable[Routed]:
@@ -76,8 +79,8 @@ class Router:
             (key, ShardItem(shard, by_shard.get(shard), progress)) for shard, key in enumerate(self._keys)
         ]
         if slices:
-            counts = self._pack(ledger_frame(np.concatenate([s.ledger for s in slices])))
-            out.append((LEDGER, _to_ledger([counts], progress)))
+            counts = [self._pack(ledger_frame(np.concatenate([s.ledger for s in slices])))]
+            out += [(family, _counts_to(family, counts, progress)) for family in self._ledger_to]
         for table, frames in (
             ("late_events", [s.late for s in slices if s.late is not None]),
             ("dead_letters", [s.dead for s in slices if s.dead is not None]),
@@ -100,8 +103,8 @@ class Router:
         }
 
 
-def _to_ledger(increments: list[Frame], p: SourceProgress) -> MergeItem:
-    return MergeItem(LEDGER, ROUTER, increments, p.watermark, p.now, p.early, p.end, p.last_event_time)
+def _counts_to(family: str, increments: list[Frame], p: SourceProgress) -> MergeItem:
+    return MergeItem(family, ROUTER, increments, p.watermark, p.now, p.early, p.end, p.last_event_time)
 
 
 def shard_keys(shards: int) -> list[str]:

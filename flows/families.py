@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 
 from flows.active_hours import ActivityMerge
 from flows.active_users import ActivityShard
 from flows.admission import Admission
+from flows.anomalies import AnomalyWatch
+from flows.anomaly_merge import History, WatchedMerge
+from flows.anomaly_spec import AnomalySpec
 from flows.conversion_funnel import FunnelMerge, FunnelShard
 from flows.errors import BadSetting
 from flows.kernel import MergeKernel, ShardKernel
@@ -47,8 +51,10 @@ def wanted_columns(settings: Settings) -> frozenset[str]:
     return frozenset().union(*(kernel.columns for kernel in kernels))
 
 
-def step_config(settings: Settings, *, sources: int, generation: int, state_dir: Path | None) -> StepConfig:
-    """The configuration of the stateful steps."""
+def step_config(
+    settings: Settings, *, sources: int, generation: int, state_dir: Path | None, history: History | None = None
+) -> StepConfig:
+    """The configuration of the stateful steps. `history`: what a watch for anomalies without state learns from."""
     bounds = time_bounds(settings)
     return StepConfig(
         sources=sources,
@@ -61,7 +67,8 @@ def step_config(settings: Settings, *, sources: int, generation: int, state_dir:
         archive=settings.events_archive,
         admission=lambda: Admission(bounds, settings.dedupe_horizon_ms, dedupe=settings.dedupe),
         shard_kernels=_shard_kernels(settings),
-        merge_kernels=_merge_kernels(settings),
+        merge_kernels=_merge_kernels(settings, history),
+        ledger_to=("activity",) if _watched(settings) else (),
     )
 
 
@@ -86,6 +93,29 @@ def _activity_spec(settings: Settings, declared: Declarations) -> ActivitySpec:
         retain_ms=settings.retain_ms,
         value_cap=settings.dimension_cap,
     )
+
+
+def _watched(settings: Settings) -> AnomalySpec | None:
+    """What is watched for anomalies: the shortest windows of `active_users` of a minute or more."""
+    lengths = [seconds for seconds in settings.windows_s if seconds >= 60 and 3600 % seconds == 0]
+    if not {"activity", "anomalies"} <= set(settings.families) or not lengths:
+        return None
+    return AnomalySpec(
+        window_seconds=lengths[0],
+        zone=settings.platform_zone,
+        holidays=frozenset(date.fromisoformat(day) for day in settings.anomaly_holidays),
+        top=settings.anomaly_top,
+        floor=float(settings.anomaly_floor),
+    )
+
+
+def _activity_merge(settings: Settings, declared: Declarations, history: History | None) -> MergeKernel:
+    watched = _watched(settings)
+    inner = ActivityMerge(_activity_spec(settings, declared))
+    watch = AnomalyWatch(watched) if watched else None
+    if watch is not None:
+        watch.series.baseline.prepare()
+    return WatchedMerge(inner, watch, history)
 
 
 def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:
@@ -149,11 +179,11 @@ def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
     return make
 
 
-def _merge_kernels(settings: Settings) -> Mapping[str, Callable[[], MergeKernel]]:
+def _merge_kernels(settings: Settings, history: History | None) -> Mapping[str, Callable[[], MergeKernel]]:
     declared = declarations(settings)
     makers: dict[str, Callable[[], MergeKernel]] = {LedgerMerge.name: LedgerMerge}
     if "activity" in settings.families:
-        makers["activity"] = lambda: ActivityMerge(_activity_spec(settings, declared))
+        makers["activity"] = partial(_activity_merge, settings, declared, history)
     if "heat" in settings.families:
         for heat in _heats(settings, declared):
             makers[heat.name] = partial(HeatMerge, heat)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from flows.durations import format_duration, parse_duration, parse_instant
 from flows.errors import BadSetting
 from schemas.events import DIMENSIONS, Limits
 
-FAMILIES: Final = ("activity", "heat", "funnel", "sessions")
+FAMILIES: Final = ("activity", "heat", "funnel", "sessions", "anomalies")
 ENGINE_OWNED: Final = {
     "bootstrap.servers": "use the setting brokers",
     "group.id": "use the setting group",
@@ -159,7 +160,7 @@ class Settings(BaseModel):
 
     # Families
     families: Names = FAMILIES
-    """Which families run: activity, heat, funnel, sessions."""
+    """Which families run: activity, heat, funnel, sessions, anomalies (of activity)."""
     dimensions: Names = DIMENSIONS
     """Dimensions of active_users and active_hours, beside `all`."""
     dimension_cap: int = Field(10_000, ge=1, le=1_000_000)
@@ -176,6 +177,12 @@ class Settings(BaseModel):
     """How long a user's first view of a room is remembered in funnels, and how long a room's orders are."""
     session_memory_ms: DurationMs = Field(86_400_000, ge=3_600_000)
     """How long live rooms remember a user: one who comes back later counts once more."""
+    anomaly_top: int = Field(1_000, ge=1, le=100_000)
+    """Most dimension values that are watched for anomalies at a time: the greatest by volume."""
+    anomaly_floor: int = Field(10, ge=0)
+    """Least mean of events in a window of a value that is watched."""
+    anomaly_holidays: Names = ()
+    """Dates (of platform_zone) that have a shape of their own, such as 2026-02-17."""
     declare: Paths = ()
     """TOML files with own funnels, heat weights, dimensions (see examples/)."""
 
@@ -233,6 +240,16 @@ class Settings(BaseModel):
         if text in {"earliest", "latest"}:
             raise ValueError("write a time such as 2005-01-01")
         return text
+
+    @field_validator("anomaly_holidays")
+    @classmethod
+    def _dates(cls, days: tuple[str, ...]) -> tuple[str, ...]:
+        for day in days:
+            try:
+                date.fromisoformat(day)
+            except ValueError as error:
+                raise ValueError(f"{day!r} is no date; write dates such as 2026-02-17") from error
+        return days
 
     @field_validator("families", "dimensions")
     @classmethod

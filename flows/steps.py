@@ -43,6 +43,7 @@ class StepConfig:
     admission: Callable[[], Admission]
     shard_kernels: Callable[[], list[ShardKernel]]
     merge_kernels: Mapping[str, Callable[[], MergeKernel]]
+    ledger_to: tuple[str, ...] = ()  # families that hear the source's ledger counts, beside the ledger
 
 
 class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], bytes]):

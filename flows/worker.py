@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 
+from flows.anomaly_history import read_history
 from flows.dataflow import build
 from flows.errors import DependencyDown, LivePulseError, Stop
 from flows.families import step_config, time_bounds, wanted_columns
@@ -136,7 +138,13 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     sink = RowsSink(plan.store.connect, owner=plan.index == 0)
     warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
-    config = step_config(settings, sources=sources, generation=plan.generation, state_dir=recovery.state_dir)
+    config = step_config(
+        settings,
+        sources=sources,
+        generation=plan.generation,
+        state_dir=recovery.state_dir,
+        history=partial(read_history, plan.store.connect),
+    )
     try:
         warm_up(config, builder)
         log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)

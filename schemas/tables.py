@@ -186,6 +186,31 @@ LATE_EVENTS: Final = Table(
     retained_by="ingest_time",
 )  # fmt: skip
 
+ANOMALIES: Final = Table(
+    "anomalies_rows",
+    "Rows of anomalies: what is unusual in the metrics",
+    (
+        Column("window_start", WHOLE_SECONDS, "Start of the window that told it"),
+        Column("series", DIM, "View and measure, such as active_users.events; .share: its mix over a dimension"),
+        _DIM, _VALUE,
+        Column("actual", "Float64", "What the window had; of a mix: distance from the expected shares, 0 to 1"),
+        Column("expected", "Float64", "What that hour of the week has"),
+        Column("low", "Float64", "Lower end of what is usual (99.7 %)"),
+        Column("high", "Float64", "Upper end of what is usual (99.7 %)"),
+        Column("score", "Float64", "0 to 1; 0.5 is the limit of an alarm"),
+        Column("kind", DIM, "spike, drop, zero, missing (no data at all), shift (it lasts) or mix"),
+        Column("severity", DIM, "critical, warning or info"),
+        Column("state", DIM, "open, resolved, or merged: another anomaly tells the same"),
+        Column("explanation", "String", "What happened and what moved it, in words"),
+        Column("window_seconds", "UInt32", "Length of the window"),
+        Column("direction", DIM, "up, down or mix"),
+        Column("route", DIM, "business: for operators; pipeline: a fault of ours explains it, for SRE"),
+        Column("detected_at", WHOLE_SECONDS, "End of the window that told it"),
+        Column("resolved_at", "Nullable(DateTime('UTC'))", "End of the window that ended it; NULL while it stands"),
+    ),
+    order_by=("series", "dim", "value", "window_start"),
+)  # fmt: skip
+
 LOSSES: Final = Table(
     "accepted_losses_rows",
     "Rows of accepted_losses: messages that Kafka had deleted before they were read",
@@ -258,7 +283,7 @@ EVENTS: Final = Table(
 
 TABLES: Final = (
     ACTIVE_USERS, ACTIVE_HOURS, TOPIC_HEAT, TOPIC_LIFECYCLE, FUNNEL, EVENTS, DEAD_LETTERS, LATE_EVENTS, LEDGER,
-    ENGINE_PROGRESS, LOSSES, *SESSION_TABLES,
+    ENGINE_PROGRESS, LOSSES, *SESSION_TABLES, ANOMALIES,
 )  # fmt: skip
 
 _BY_NAME: Final = {name: table for table in TABLES for name in (table.name, table.view)}

@@ -96,5 +96,6 @@ VIEWS: Final = (
     view_of(tables.LEDGER, "consumed = accepted + duplicate + late + rejected + filtered, to the message"),
     view_of(tables.ENGINE_PROGRESS, "Where the engine stands in event time"),
     view_of(tables.LOSSES, "Messages that Kafka had deleted before they were read, accepted as lost"),
+    view_of(tables.ANOMALIES, "What is unusual in the metrics, told once, with a reason: the source of alerts"),
     *SESSION_VIEWS,
 )

@@ -30,6 +30,8 @@ KERNELS = (
     "session_merge",
     "admission",
     "keyed_set",
+    "anomalies",
+    "anomaly_merge",
 )
 OUTSIDE = {"bytewax", "confluent_kafka", "clickhouse_connect", "chdb"}
 BYTEWAX_ONLY_IN = {"dataflow", "engine", "recovery", "source", "steps", "worker", "rows_sink"}

@@ -1,0 +1,311 @@
+"""Anomalies of a table's series: its final rows in, rows of `anomalies` out. One `AnomalyWatch` beside a merge kernel.
+
+Only closed windows are judged, each once and in order: a row that corrects a window judged before is passed over. A
+window without a row counts as 0. After more than `GAP_MS` without any row the stream was off, not empty: the windows
+between are not looked at. State is bounded by the spec's `top`; it is logged as the inputs since the last snapshot,
+which replay to the same state.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from flows.anomaly_baseline import (
+    ACCEPTED,
+    BECAME_SHIFT,
+    NOTHING,
+    OPENED,
+    RESOLVED,
+    SHIFT_DOWN,
+    SHIFT_UP,
+    SPIKE,
+    ZERO,
+    Floats,
+    Found,
+    Ints,
+)
+from flows.anomaly_book import OPEN, ROWS, Anomaly, Book, sentence, severity
+from flows.anomaly_explain import sum_parts, told_parts
+from flows.anomaly_mix import MixWatch
+from flows.anomaly_route import Health
+from flows.anomaly_series import WHOLE, WatchedSeries
+from flows.anomaly_spec import AnomalySpec, calendar
+from schemas.events import ALL
+from schemas.windows import HOUR_MS
+
+GAP_MS: Final = 6 * HOUR_MS
+_FORMAT: Final = 1
+_FOREVER: Final = 1 << 61
+_LOGGED_MAX: Final = 1 << 18  # rows of inputs beyond which a snapshot is shorter
+
+
+class _Blob(msgspec.Struct, array_like=True):
+    """State, or the inputs that came on top of it, as plain data."""
+
+    format: int
+    state: dict[str, Any] | None
+    inputs: list[tuple[bytes, int, dict[str, Any]]]  # rows (Arrow IPC), end of the closed windows, Health
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Consecutive windows of one hour with what was found; arrays as in `Found`."""
+
+    starts: Ints
+    actual: Floats
+    found: Found
+
+
+class AnomalyWatch:
+    """See the module."""
+
+    def __init__(self, spec: AnomalySpec) -> None:
+        self.spec = spec
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self.series = WatchedSeries(self.spec)
+        self.book = Book()
+        self._mixes: dict[str, MixWatch] = {}
+        self._next: int | None = None  # start of the first window that was not judged
+        self._inputs: list[tuple[pl.DataFrame, int, Health]] = []
+        self._logged = 0
+        self._full = True  # nothing was told yet
+
+    def schema(self) -> dict[str, pl.DataType]:
+        """The columns that it reads of its table's rows, as they are kept."""
+        measures = {measure.name: pl.Float64() for measure in self.spec.measures}
+        return {"window_start": pl.Int64(), "dim": pl.String(), "value": pl.String(), **measures}
+
+    def observe(self, rows: pl.DataFrame, watermark: int, health: Health | None = None) -> pl.DataFrame:
+        """Judge the windows that `watermark` (epoch ms) has closed; `rows` are their final rows, of any window length.
+
+        Returns rows of `anomalies` that are new or changed.
+        """
+        if "window_seconds" in rows.columns:
+            rows = rows.filter(pl.col("window_seconds") == self.spec.window_seconds)
+        rows = rows.select(pl.col(name).cast(kind) for name, kind in self.schema().items())
+        health = health or Health()
+        end = self._end(rows, watermark)
+        if end <= (self._next if self._next is not None else -_FOREVER) or (self._next is None and not rows.height):
+            return pl.DataFrame(schema=ROWS)
+        self._logged += rows.height + 1
+        if self._logged > _LOGGED_MAX:
+            self._inputs, self._full = [], True
+        if not self._full:
+            self._inputs.append((rows, end, health))
+        self._take(rows, end, health)
+        return self.book.take()
+
+    def warm_start(self, rows: pl.DataFrame) -> None:
+        """Learn from history (final rows) without telling what was unusual in it. Before any `observe`.
+
+        Calls go on where the one before ended; the first window that is observed afterwards may lie anywhere.
+        """
+        if rows.height:
+            self.observe(rows, _FOREVER)
+        open_now = self.series.baseline.is_open()
+        self.series.baseline.close(np.flatnonzero(open_now))
+        self.book = Book()
+        for mix in self._mixes.values():
+            mix.open = False
+        self._next, self._inputs, self._full = None, [], True
+
+    def _end(self, rows: pl.DataFrame, watermark: int) -> int:
+        size = self.spec.window_ms
+        if watermark < _FOREVER:
+            return watermark // size * size
+        last = rows["window_start"].max()
+        return int(last) + size if isinstance(last, int) else -_FOREVER
+
+    def _take(self, rows: pl.DataFrame, end: int, health: Health) -> None:
+        size = self.spec.window_ms
+        if self._next is None:
+            self._next = int(rows["window_start"].min())  # type: ignore[arg-type]
+        rows = rows.filter((pl.col("window_start") >= self._next) & (pl.col("window_start") < end)).with_columns(
+            hour=pl.col("window_start") // HOUR_MS
+        )
+        hours = {hour: part for (hour,), part in rows.partition_by("hour", as_dict=True).items()}
+        empty = rows.clear()
+        while self._next < end:
+            hour = self._next // HOUR_MS
+            upcoming = min((h for h in hours if h >= hour), default=None)
+            if upcoming is None or (upcoming - hour) * HOUR_MS > GAP_MS:
+                quiet_end = end if upcoming is None else upcoming * HOUR_MS
+                if quiet_end - self._next > GAP_MS:
+                    self._next = quiet_end
+                    continue
+            stop = min((hour + 1) * HOUR_MS, end)
+            self._take_hour(hours.get(hour, empty), np.arange(self._next, stop, size, dtype=np.int64), health)
+            self._next = stop
+
+    def _take_hour(self, rows: pl.DataFrame, starts: Ints, health: Health) -> None:
+        self.series.offer(rows)
+        if self.series.keys:
+            actual = self.series.dense(rows, starts)
+            found = self.series.baseline.step(actual, calendar(self.spec, starts), self.series.counted())
+            self._tell(_Chunk(starts, actual, found), health)
+        if (int(starts[-1]) + self.spec.window_ms) % HOUR_MS == 0:
+            self.series.admit(HOUR_MS // self.spec.window_ms)
+
+    def _tell(self, chunk: _Chunk, health: Health) -> None:
+        mixes = self._mix_events(chunk)
+        for w in sorted({*np.flatnonzero((chunk.found.event != NOTHING).any(axis=1)).tolist(), *mixes}):
+            for row in np.flatnonzero(chunk.found.event[w]).tolist():
+                self._tell_event(chunk, w, row, health)
+            for dim, event, distance, score in mixes.get(w, ()):
+                self._tell_mix(chunk, w, dim, (event, distance, score), health)
+
+    def _tell_event(self, chunk: _Chunk, w: int, row: int, health: Health) -> None:
+        place, measure = divmod(row, len(self.spec.measures))
+        dim, value = self.series.keys[place]
+        key = (self.spec.series(measure), dim, value)
+        event, end = int(chunk.found.event[w, row]), int(chunk.starts[w]) + self.spec.window_ms
+        if event == BECAME_SHIFT:
+            self.book.shift(key)
+        elif event in (RESOLVED, ACCEPTED):
+            self.book.close(key, end, accepted=event == ACCEPTED)
+        elif event == OPENED:
+            self.book.open(self._anomaly(chunk, w, row), health)
+
+    def _anomaly(self, chunk: _Chunk, w: int, row: int) -> Anomaly:
+        place, measure = divmod(row, len(self.spec.measures))
+        dim, value = self.series.keys[place]
+        found = chunk.found
+        actual, expected = float(chunk.actual[w, row]), float(found.expected[w, row])
+        kind = self._kind(chunk, w, row)
+        start = int(chunk.starts[w])
+        anomaly = Anomaly(
+            start, self.spec.series(measure), dim, value, actual, expected,
+            float(found.low[w, row]), float(found.high[w, row]), float(found.score[w, row]),
+            kind, severity(kind, dim, actual, expected), OPEN, "", self.spec.window_seconds,
+            "up" if int(found.kind[w, row]) in (SPIKE, SHIFT_UP) else "down", "", start + self.spec.window_ms,
+        )  # fmt: skip
+        drivers = self._drivers(chunk, w, measure) if dim == ALL and kind != "missing" else ""
+        anomaly.explanation = sentence(anomaly, self.spec.zone, drivers)
+        return anomaly
+
+    def _kind(self, chunk: _Chunk, w: int, row: int) -> str:
+        code = int(chunk.found.kind[w, row])
+        if code in (SHIFT_UP, SHIFT_DOWN):
+            return "shift"
+        if code == ZERO:
+            whole = self.series.places.get(WHOLE)
+            nothing = whole is not None and chunk.actual[w, whole * len(self.spec.measures)] == 0
+            return "missing" if nothing else "zero"
+        return "spike" if code == SPIKE else "drop"
+
+    def _drivers(self, chunk: _Chunk, w: int, measure: int) -> str:
+        """The dimension values that moved the whole, of the dimension in which it is the most concentrated."""
+        found: tuple[float, str] = (0.0, "")
+        for dim in dict.fromkeys(d for d, _ in self.series.keys if d != ALL):
+            places = [i for i, key in enumerate(self.series.keys) if key[0] == dim]
+            rows = [i * len(self.spec.measures) + measure for i in places]
+            names = [f"{dim} {self.series.keys[i][1]}" for i in places]
+            before = dict(zip(names, chunk.found.expected[w, rows].tolist(), strict=True))
+            parts = sum_parts(before, dict(zip(names, chunk.actual[w, rows].tolist(), strict=True)))
+            whole = sum(part.change for part in parts)
+            usual = sum(before.values())
+            if not whole or usual <= 0:
+                continue
+            # How much more than its size the greatest part moved: 0 when all moved alike.
+            excess = max(abs(part.change / whole) - before[part.name] / usual for part in parts)
+            if excess > max(found[0], 0.15) and (told := told_parts(parts)):
+                found = (excess, told)
+        return f"Moved by {found[1]}." if found[1] else "All parts moved alike."
+
+    def _mix_events(self, chunk: _Chunk) -> dict[int, list[tuple[str, int, float, float]]]:
+        events: dict[int, list[tuple[str, int, float, float]]] = {}
+        size, measures = self.spec.window_ms, len(self.spec.measures)
+        for dim in dict.fromkeys(d for d, _ in self.series.keys if d != ALL):
+            rows = [i * measures for i, key in enumerate(self.series.keys) if key[0] == dim]
+            watch = self._mixes.setdefault(dim, MixWatch())
+            for w in np.flatnonzero(chunk.found.known[:, rows].all(axis=1)).tolist():
+                event, distance, score = watch.step(
+                    chunk.actual[w, rows], chunk.found.expected[w, rows],
+                    self.spec.warm_ms // size, self.spec.accept_ms // size,
+                )  # fmt: skip
+                if event != NOTHING:
+                    events.setdefault(w, []).append((dim, event, distance, score))
+        return events
+
+    def _tell_mix(self, chunk: _Chunk, w: int, dim: str, told: tuple[int, float, float], health: Health) -> None:
+        event, distance, score = told
+        series = f"{self.spec.series(0)}.share"
+        start, size = int(chunk.starts[w]), self.spec.window_ms
+        if event in (RESOLVED, ACCEPTED):
+            self.book.close((series, dim, ""), start + size, accepted=event == ACCEPTED)
+            return
+        places = [i for i, key in enumerate(self.series.keys) if key[0] == dim]
+        rows = [i * len(self.spec.measures) for i in places]
+        actual, expected = chunk.actual[w, rows], chunk.found.expected[w, rows]
+        change = actual / actual.sum() - expected / max(expected.sum(), 1e-9)
+        moved = [int(i) for i in np.argsort(-np.abs(change), kind="stable")[:3]]
+        words = ", ".join(
+            f"{self.series.keys[places[i]][1]} {expected[i] / expected.sum():.0%} to {actual[i] / actual.sum():.0%}"
+            for i in moved
+        )
+        text = f"The mix of {dim} changed: {words} of {self.spec.measures[0].name}."
+        anomaly = Anomaly(
+            start, series, dim, "", distance, 0.0, 0.0, 0.1, max(score, 0.5), "mix", severity("mix", dim, 0, 0), OPEN,
+            text, self.spec.window_seconds, "mix", "", start + size,
+        )  # fmt: skip
+        self.book.open(anomaly, health)
+
+    # ---- recovery
+
+    def snapshot(self) -> bytes:
+        """See `flows.kernel.Persistent`."""
+        self._inputs, self._logged, self._full = [], 0, False
+        state = {
+            "next": self._next,
+            "series": self.series.plain(),
+            "book": self.book.plain(),
+            "mixes": {dim: mix.plain() for dim, mix in self._mixes.items()},
+        }
+        return msgspec.msgpack.encode(_Blob(_FORMAT, state, []))
+
+    def delta(self) -> bytes:
+        """See `flows.kernel.Persistent`."""
+        if self._full:
+            return self.snapshot()
+        if not self._inputs:
+            return b""
+        inputs = [(_ipc(rows), end, asdict(health)) for rows, end, health in self._inputs]
+        self._inputs = []
+        return msgspec.msgpack.encode(_Blob(_FORMAT, None, inputs))
+
+    def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
+        """See `flows.kernel.Persistent`."""
+        self._start_empty()
+        for packed in (snapshot, *deltas):
+            if packed:
+                self._apply(msgspec.msgpack.decode(packed, type=_Blob))
+        self.book.take()
+        self._full = False
+
+    def _apply(self, blob: _Blob) -> None:
+        if blob.format != _FORMAT:
+            raise ValueError(f"anomalies of format {blob.format}; this version reads {_FORMAT}")
+        if blob.state is not None:
+            self._start_empty()
+            self._next = blob.state["next"]
+            self.series.become(blob.state["series"])
+            self.book.become(blob.state["book"])
+            self._mixes = {dim: MixWatch.of(plain) for dim, plain in blob.state["mixes"].items()}
+        for rows, end, health in blob.inputs:
+            fields: Mapping[str, Any] = {**health, "silent": tuple(health["silent"])}
+            self._take(pl.read_ipc(io.BytesIO(rows)), end, Health(**fields))
+
+
+def _ipc(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,169 @@
+"""The anomalies that stand: one row each, opened, merged into another or resolved, with severity and a sentence.
+
+The row of an anomaly keeps its key (series, dim, value, window_start) for life; a later row replaces an earlier one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import polars as pl
+
+from flows.anomaly_explain import amount
+from flows.anomaly_route import Health, route
+from schemas.events import ALL
+from schemas.windows import utc_offset_ms
+
+OPEN, MERGED, RESOLVED_STATE = "open", "merged", "resolved"
+_ABSORB: Final = 15
+"""The whole takes in what opened on its parts so many windows before it."""
+
+ROWS: Final[dict[str, pl.DataType]] = {
+    "window_start": pl.Int64(), "series": pl.String(), "dim": pl.String(), "value": pl.String(),
+    "actual": pl.Float64(), "expected": pl.Float64(), "low": pl.Float64(), "high": pl.Float64(),
+    "score": pl.Float64(), "kind": pl.String(), "severity": pl.String(), "state": pl.String(),
+    "explanation": pl.String(), "window_seconds": pl.Int64(), "direction": pl.String(), "route": pl.String(),
+    "detected_at": pl.Int64(), "resolved_at": pl.Int64(),
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Anomaly:
+    """A row of `anomalies`; times are epoch ms."""
+
+    window_start: int
+    series: str
+    dim: str
+    value: str
+    actual: float
+    expected: float
+    low: float
+    high: float
+    score: float
+    kind: str  # spike, drop, zero, missing, shift, mix
+    severity: str
+    state: str
+    explanation: str
+    window_seconds: int
+    direction: str  # up, down; mix: mix
+    route: str
+    detected_at: int
+    resolved_at: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is about: one anomaly at a time stands for it."""
+        return (self.series, self.dim, self.value)
+
+
+class Book:
+    """Open anomalies, and rows that changed since `take`."""
+
+    def __init__(self) -> None:
+        self.standing: dict[tuple[str, str, str], Anomaly] = {}
+        self._changed: list[Anomaly] = []
+
+    def open(self, found: Anomaly, health: Health) -> None:
+        """A new anomaly: merged when the same is told elsewhere already, and routed."""
+        parent = self._parent(found)
+        if parent is not None:
+            found.state = MERGED
+            found.explanation += f" Part of: {_label(parent)}."
+        sent = route(found.kind, fell=found.direction != "up", health=health)
+        found.route = sent.to
+        if sent.reasons:
+            found.explanation = f"{sent.sentence()} {found.explanation}"
+        self.standing[found.key] = found
+        self._changed.append(found)
+        if found.dim == ALL and found.state == OPEN:
+            self._absorb(found)
+
+    def _parent(self, found: Anomaly) -> Anomaly | None:
+        """What stands already and says the same: the whole, another measure of it, or a part of another dimension."""
+        same = [a for a in self.standing.values() if a.state == OPEN and _alike(a, found)]
+        for relation in (
+            [a for a in same if a.dim == ALL],
+            [a for a in same if (a.dim, a.value) == (found.dim, found.value)],
+            [a for a in same if found.kind == "mix" and a.dim == found.dim],
+            [a for a in same if found.dim not in (a.dim, ALL)],
+        ):
+            if relation:
+                return relation[0]
+        return None
+
+    def _absorb(self, whole: Anomaly) -> None:
+        since = whole.window_start - _ABSORB * whole.window_seconds * 1000
+        for part in self.standing.values():
+            if part is not whole and part.state == OPEN and part.window_start >= since and _alike(part, whole):
+                part.state = MERGED
+                part.explanation += f" Part of: {_label(whole)}."
+                self._changed.append(part)
+
+    def shift(self, key: tuple[str, str, str]) -> None:
+        """It lasts: no longer a spike or a drop."""
+        if (anomaly := self.standing.get(key)) is not None:
+            anomaly.kind = "shift"
+            self._changed.append(anomaly)
+
+    def close(self, key: tuple[str, str, str], at: int, *, accepted: bool) -> None:
+        """It is over, or its level is the new normal."""
+        if (anomaly := self.standing.pop(key, None)) is None:
+            return
+        anomaly.resolved_at = at
+        if anomaly.state == OPEN:
+            anomaly.state = RESOLVED_STATE
+        if accepted:
+            anomaly.explanation += " It lasted: taken for the new level."
+        self._changed.append(anomaly)
+
+    def take(self) -> pl.DataFrame:
+        """Rows that changed since the last call, each key once, as it stands now."""
+        latest = {(*a.key, a.window_start): a for a in self._changed}
+        self._changed = []
+        return pl.DataFrame([asdict(a) for a in latest.values()], schema=ROWS, orient="row")
+
+    def plain(self) -> list[dict[str, Any]]:
+        """State as plain values."""
+        return [asdict(a) for a in self.standing.values()]
+
+    def become(self, plain: list[dict[str, Any]]) -> None:
+        """Take the state that `plain` gave."""
+        found = [Anomaly(**fields) for fields in plain]
+        self.standing, self._changed = {a.key: a for a in found}, []
+
+
+def _alike(one: Anomaly, other: Anomaly) -> bool:
+    return one.direction == other.direction or "mix" in (one.direction, other.direction)
+
+
+def _label(anomaly: Anomaly) -> str:
+    return anomaly.series if anomaly.dim == ALL else f"{anomaly.series} of {anomaly.dim} {anomaly.value}".rstrip()
+
+
+def severity(kind: str, dim: str, actual: float, expected: float) -> str:
+    """`critical`: the whole is off by half or gone; `info`: a part that is less than a quarter off."""
+    off = abs(actual - expected) / max(expected, 1e-9)
+    if dim == ALL and (kind in ("zero", "missing") or off >= 0.5):
+        return "critical"
+    return "warning" if dim == ALL or off >= 0.25 or kind == "mix" else "info"
+
+
+def sentence(found: Anomaly, zone: str, drivers: str) -> str:
+    """What happened, in words: figure, place, time, by how much, the usual range, and what moved it."""
+    moment = datetime.fromtimestamp((found.window_start + utc_offset_ms(zone, found.window_start)) / 1000, UTC)
+    what = found.series.rpartition(".")[2]
+    where = "" if found.dim == ALL else f" of {found.dim} {found.value or '(no value)'}"
+    when = f"{moment:%a %H:%M}"
+    if found.kind == "missing":
+        return f"Nothing arrived at {when}, where {amount(found.expected)} {what} are usual."
+    if found.kind == "zero":
+        return f"{what}{where} fell to 0 at {when}; {amount(found.expected)} are usual then."
+    off = abs(found.actual / max(found.expected, 1e-9) - 1)
+    way = "over" if found.actual > found.expected else "under"
+    told = (
+        f"{what}{where} at {amount(found.actual)} at {when}, {off:.0%} {way} the {amount(found.expected)} of that hour "
+        f"(usually {amount(found.low)} to {amount(found.high)})."
+    )
+    return f"{told} {drivers}" if drivers else told

@@ -1,0 +1,110 @@
+"""Which dimension values are watched: the greatest by volume, above a floor, and no more than fit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from flows.anomaly_baseline import Baseline, Floats, Ints
+from flows.anomaly_spec import AnomalySpec
+from schemas.events import ALL, OTHER
+
+Key = tuple[str, str]  # dim, value
+WHOLE: Final[Key] = (ALL, "")
+_REPLACES: Final = 2.0
+"""A newcomer takes a place when it has this many times the volume of the one that leaves."""
+
+
+class WatchedSeries:
+    """Places of dimension values in a `Baseline`: value i has the rows i·measures … i·measures + measures − 1."""
+
+    def __init__(self, spec: AnomalySpec) -> None:
+        self.spec = spec
+        self.keys: list[Key] = []
+        windows = spec.window_ms
+        self.baseline = Baseline(0, warm=spec.warm_ms // windows, accept=spec.accept_ms // windows)
+        self._candidates: dict[Key, float] = {}
+        self.places: dict[Key, int] = {}
+
+    def frame(self) -> pl.DataFrame:
+        """`dim`, `value`, `place`."""
+        return pl.DataFrame(
+            {"dim": [k[0] for k in self.keys], "value": [k[1] for k in self.keys], "place": range(len(self.keys))},
+            schema={"dim": pl.String, "value": pl.String, "place": pl.Int64},
+        )
+
+    def counted(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Per row of the baseline: is it a number of things."""
+        return np.tile(np.array([m.counted for m in self.spec.measures]), len(self.keys))
+
+    def dense(self, rows: pl.DataFrame, starts: Ints) -> Floats:
+        """Measures of all watched values, 0 where there is no row; shape (windows, values · measures)."""
+        measures = len(self.spec.measures)
+        dense = np.zeros((len(starts), len(self.keys), measures))
+        found = rows.join(self.frame(), on=["dim", "value"], how="inner")
+        at = ((found["window_start"].to_numpy() - starts[0]) // self.spec.window_ms).astype(np.int64)
+        place = found["place"].to_numpy()
+        for i, measure in enumerate(self.spec.measures):
+            dense[at, place, i] = found[measure.name].to_numpy()
+        return dense.reshape(len(starts), -1)
+
+    def offer(self, rows: pl.DataFrame) -> None:
+        """Hear of the volume of values that are not watched; the whole is watched at once."""
+        if WHOLE not in self.places and rows.filter(pl.col("dim") == ALL).height:
+            self._place(WHOLE)
+        new = rows.filter((pl.col("dim") != ALL) & (pl.col("value") != OTHER)).join(
+            self.frame(), on=["dim", "value"], how="anti"
+        )
+        volume = pl.col(self.spec.measures[0].name).sum()
+        for dim, value, total in new.group_by("dim", "value").agg(volume).sort("dim", "value").iter_rows():
+            self._candidates[dim, value] = self._candidates.get((dim, value), 0.0) + total
+
+    def admit(self, windows: int) -> None:
+        """At the end of so many windows: the greatest candidates take free places, or those of small ones."""
+        volume = self.baseline.volume().reshape(-1, len(self.spec.measures))[:, 0]
+        fixed = np.atleast_1d(self.baseline.is_open().reshape(-1, len(self.spec.measures)).any(axis=1))
+        leaving = [i for i in np.argsort(volume, kind="stable").tolist() if not fixed[i] and self.keys[i] != WHOLE]
+        for key, total in sorted(self._candidates.items(), key=lambda item: (-item[1], item[0])):
+            mean = total / windows
+            if mean < self.spec.floor:
+                break
+            if len(self.keys) < self.spec.top:
+                self._place(key)
+            elif leaving and mean >= _REPLACES * volume[leaving[0]]:
+                self._place(key, leaving.pop(0))
+            else:
+                break
+        self._candidates.clear()
+
+    def _place(self, key: Key, place: int | None = None) -> None:
+        if place is None:
+            place = len(self.keys)
+            self.keys.append(key)
+            self.baseline.grow(len(self.spec.measures))
+        else:
+            del self.places[self.keys[place]]
+            self.keys[place] = key
+            first = place * len(self.spec.measures)
+            self.baseline.reset(np.arange(first, first + len(self.spec.measures)))
+        self.places[key] = place
+
+    def plain(self) -> dict[str, object]:
+        """State as plain values; arrays as bytes."""
+        return {
+            "keys": [list(key) for key in self.keys],
+            "candidates": [[*key, total] for key, total in self._candidates.items()],
+            "arrays": {name: array.tobytes() for name, array in self.baseline.arrays().items()},
+        }
+
+    def become(self, state: dict[str, object]) -> None:
+        """Take the state that `plain` gave."""
+        keys, candidates, arrays = state["keys"], state["candidates"], state["arrays"]
+        assert isinstance(keys, list)
+        assert isinstance(candidates, list)
+        assert isinstance(arrays, dict)
+        self.keys = [(dim, value) for dim, value in keys]
+        self.places = {key: place for place, key in enumerate(self.keys)}
+        self._candidates = {(dim, value): total for dim, value, total in candidates}
+        self.baseline.become(arrays, len(self.keys) * len(self.spec.measures))

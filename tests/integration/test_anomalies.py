@@ -1,0 +1,83 @@
+"""A planted fall in a file of events, through the whole engine, into the view that alerts read."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.anomalies import AnomalyWatch
+from flows.anomaly_history import read_history
+from flows.anomaly_spec import AnomalySpec
+from sinks import embedded
+from sinks.clickhouse import Store
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).resolve().parents[2]
+MINUTE, DAY = 60_000, 86_400_000
+MONDAY = 1_767_571_200_000
+FALL = MONDAY + DAY + 20 * 60 * MINUTE
+
+
+def events(days: float) -> list[str]:
+    """About 40 views a minute; from `FALL` on nothing for 20 minutes from anybody in CN-31, who are half of all."""
+    rnd = random.Random(5)
+    lines = []
+    time = float(MONDAY)
+    while time < MONDAY + days * DAY:
+        time += rnd.expovariate(40 * (1 + 0.3 * math.sin(2 * math.pi * (time % DAY) / DAY))) * MINUTE
+        region = rnd.choice(("CN-31", "CN-44"))
+        if region == "CN-31" and FALL <= time < FALL + 20 * MINUTE:
+            continue
+        event = {
+            "topic": "view", "event_id": f"e{len(lines)}", "user_id": f"u{rnd.randrange(500)}",
+            "event_time": int(time), "surface": "video", "video_id": "v", "creator_id": "c", "region": region,
+            "watch_ms": 1_000,
+        }  # fmt: skip
+        lines.append(json.dumps(event) + "\n")
+    return lines
+
+
+def test_a_planted_fall_is_in_the_view_once_with_its_reason(tmp_path: Path, store_dir: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text("".join(events(1.9)), encoding="utf-8")
+    command = [sys.executable, "-m", "flows.cli"]
+    flags = ["--store", str(store_dir), "--families", "activity,anomalies", "--dimensions", "region"]
+    done = subprocess.run(
+        [*command, "backfill", str(file), *flags], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    query = "SELECT *, toUnixTimestamp(window_start) AS at FROM anomalies WHERE state != 'merged' FORMAT JSONEachRow"
+    asked = subprocess.run(
+        [*command, "sql", "--store", str(store_dir), query], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    found = [json.loads(line) for line in asked.stdout.splitlines()]
+    assert found, asked.stderr
+    assert all(FALL <= int(row["at"]) * 1000 <= FALL + 5 * MINUTE for row in found), found
+    assert {row["direction"] for row in found} <= {"down", "mix"}
+    assert {row["route"] for row in found} == {"business"}
+    assert any("CN-31" in row["explanation"] + row["value"] for row in found)
+    assert all(row["resolved_at"] for row in found)
+    learns_from_the_store(store_dir)
+
+
+def learns_from_the_store(store_dir: Path) -> None:
+    up = embedded.start(store_dir)
+    try:
+        spec = AnomalySpec()
+        days = list(read_history(lambda: Store.connect(up.url, user=up.user, password=up.token), spec))
+    finally:
+        up.stop()
+    assert len(days) == 2
+    watch = AnomalyWatch(spec)
+    for rows in days:
+        watch.warm_start(rows)
+    assert set(watch.series.keys) == {("all", ""), ("region", "CN-31"), ("region", "CN-44")}
+    assert watch.series.baseline.facts[0, 1] >= 1.8 * 1440
+    assert watch.book.take().height == 0
