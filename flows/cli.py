@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_bench, cli_traffic
+from flows import cli_bench, cli_boards, cli_traffic
 from flows.cli_options import (
     ALL_FIELDS,
     EPILOG,
@@ -32,12 +32,18 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Settings: what holds, and where it came from.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure the engine on this machine, on a real broker of its own.", no_args_is_help=True)
+boards_app = typer.Typer(help="Boards: for Grafana and in the browser, without it.", no_args_is_help=True)
 TRY, RUN, LOOK = "Try it", "Run it", "Look at it"
 app.command("demo", rich_help_panel=TRY)(cli_traffic.demo)
 app.command("simulate", rich_help_panel=TRY)(cli_traffic.simulate)
 app.command("replay", rich_help_panel=TRY)(cli_traffic.replay)
 bench_app.command("throughput")(cli_bench.throughput)
 bench_app.command("latency")(cli_bench.latency)
+app.command("serve", rich_help_panel=LOOK)(cli_boards.serve)
+boards_app.command("build")(cli_boards.build)
+boards_app.command("check")(cli_boards.check)
+boards_app.command("preview")(cli_boards.preview)
+app.add_typer(boards_app, name="boards", rich_help_panel=LOOK)
 app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
 
