@@ -124,9 +124,7 @@ def _preview(store: Store, port: int, language: str) -> int:
 
 
 @contextmanager
-def _reading(
-    settings: Settings, *, read_port: int = 0, reader: tuple[str, str] | None = None
-) -> Iterator[Store]:
+def _reading(settings: Settings, *, read_port: int = 0, reader: tuple[str, str] | None = None) -> Iterator[Store]:
     """A way to ask the store of the settings, embedded or served."""
     from grafana.asking import Store
     from sinks import embedded
@@ -136,7 +134,9 @@ def _reading(
         yield Store(settings.store, settings.database, settings.store_user or "default", settings.password())
         return
     if not (settings.store_dir / "clickhouse").is_dir():
-        raise Usage(f"there is no store in {settings.store_dir}; name one with --store, or make one with `livepulse run`")
+        raise Usage(
+            f"there is no store in {settings.store_dir}; name one with --store, or make one with `livepulse run`"
+        )
     up = embedded.start(settings.store_dir, die_with_parent=True)
     try:
         if read_port or reader:

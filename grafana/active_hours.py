@@ -79,7 +79,7 @@ _DAYS: Final = Row(
             Text("Users by date and hour", "日期 × 小时的用户数"),
             Text("Distinct users of each local hour of each date", "每个日期每个当地小时的去重用户数"),
             "SELECT toDateTime(date) AS time, "
-            + ", ".join(f"sumIf(users, hour = {h}) AS `{h:02d}:00`" for h in range(24))
+            + ", ".join(f"sumOrNullIf(users, hour = {h}) AS `{h:02d}:00`" for h in range(24))
             + f" {_HOURS} GROUP BY time ORDER BY time",
             height=10,
             rows_max=4_000,

@@ -1,4 +1,4 @@
-"""Boards → Grafana's dashboard JSON, by grafana-foundation-sdk's models: a field that Grafana lacks cannot be written."""
+"""Boards → Grafana's dashboard JSON, by the models of grafana-foundation-sdk: no field that Grafana lacks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common, dashboard
 
 from grafana.model import LANGUAGES, Board, Language, Panel, Text, Variable
@@ -92,6 +93,7 @@ def _panels(board: Board, language: Language) -> Iterator[dashboard.Panel | dash
 
 
 def _panel(panel: Panel, language: Language, number: int, place: dashboard.GridPos) -> dashboard.Panel:
+    targets: list[Dataquery]
     if panel.kind == "text":
         targets, ref = [], None
     elif panel.expr:

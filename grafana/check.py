@@ -81,9 +81,7 @@ def check(store: Store, boards: Sequence[Board] = BOARDS, *, budget_ms: float = 
     return report
 
 
-def _cases(
-    store: Store, board: Board, plain: dict[str, Any], views: frozenset[str], report: Report
-) -> Iterator[Case]:
+def _cases(store: Store, board: Board, plain: dict[str, Any], views: frozenset[str], report: Report) -> Iterator[Case]:
     """Every panel in every range and kind of choice."""
     newest = newest_ms(store, plain)
     if newest is None:
@@ -102,9 +100,7 @@ def _cases(
                 yield _case(where.format(panel.title.en), panel, sql, time, values, empty=range_name == "empty")
 
 
-def _case(
-    where: str, panel: Panel, sql: str, time: Range, values: Mapping[str, Sequence[str]], *, empty: bool
-) -> Case:
+def _case(where: str, panel: Panel, sql: str, time: Range, values: Mapping[str, Sequence[str]], *, empty: bool) -> Case:
     try:
         return Case(where, expand(sql, time, values), panel, empty)
     except MacroError as error:
@@ -171,15 +167,7 @@ def _faults(case: Case, answer: Answer, budget_ms: float) -> Iterator[str]:
     if panel.columns and set(names) != set(panel.columns):
         yield f"its columns {names} are not those declared"
     if panel.is_series or panel.kind == "state-timeline":
-        if not kinds[0].startswith("DateTime"):
-            yield f"its first column is {kinds[0]}, no time"
-        if any(later[0] < earlier[0] for earlier, later in pairwise(answer.rows)):
-            yield "its times are not sorted"
-        if panel.is_series and not any(kind.startswith(_NUMERIC) for kind in kinds[1:]):
-            yield "it has no figures"
-        keys = [tuple(v for v, k in zip(row, kinds, strict=True) if not k.startswith(_NUMERIC)) for row in answer.rows]
-        if len(set(keys)) != len(keys):
-            yield "a series has two points at one time"
+        yield from _series_faults(panel, kinds, answer.rows)
     elif panel.kind == "stat":
         if len(kinds) != 1 or not (kinds[0].startswith(_NUMERIC) or panel.unit == "string"):
             yield f"a stat needs one figure, not {kinds}"
@@ -187,6 +175,22 @@ def _faults(case: Case, answer: Answer, budget_ms: float) -> Iterator[str]:
         kinds[0] != "String" or not all(kind.startswith(_NUMERIC) for kind in kinds[1:])
     ):
         yield f"bars need a name and figures, not {kinds}"
+
+
+def _series_faults(panel: Panel, kinds: list[str], rows: Sequence[tuple[Any, ...]]) -> Iterator[str]:
+    """A series has times, sorted, and figures, one of each at a time."""
+    if not kinds[0].startswith("DateTime"):
+        yield f"its first column is {kinds[0]}, no time"
+    if any(later[0] < earlier[0] for earlier, later in pairwise(rows)):
+        yield "its times are not sorted"
+    if panel.is_series and not any(kind.startswith(_NUMERIC) for kind in kinds[1:]):
+        yield "it has no figures"
+    texts = [kinds.index(kind) for kind in kinds if kind.startswith("DateTime")] + [
+        at for at, kind in enumerate(kinds) if kind == "String" and panel.is_series
+    ]
+    keys = [(*(row[at] for at in texts), "" if panel.is_series else row[1]) for row in rows]
+    if len(set(keys)) != len(keys):
+        yield "a series has two points at one time"
 
 
 def _plain(kind: str) -> str:

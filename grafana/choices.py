@@ -59,7 +59,7 @@ def resolve(
         name = variable["name"]
         options[name] = options_of(store, variable, time, values, views)
         starts_with_all = variable.get("current", {}).get("value") == ALL
-        picked = [value for value in wanted.get(name, ()) if value is not None]
+        picked = list(wanted.get(name, ()))
         if variable["type"] == "custom":
             picked = [value for value in picked if value in options[name]]
         if not picked:

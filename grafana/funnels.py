@@ -109,7 +109,9 @@ _SPLITS: Final = Row(
         Panel(
             "table",
             Text("Conversion by the chosen dimension", "按所选维度的转化"),
-            Text("First and last step, conversion and money of each value chosen", "每个所选取值的首末步、转化率与金额"),
+            Text(
+                "First and last step, conversion and money of each value chosen", "每个所选取值的首末步、转化率与金额"
+            ),
             f"{_WITH}SELECT value, sumIf(reached, step = first) AS began, sumIf(reached, step = last) AS converted, "
             f"{_RATE} AS conversion, sumIf(amount_minor, step = last) / 100 AS money {_SPLIT} "
             "GROUP BY value ORDER BY began DESC, value LIMIT 50",

@@ -51,7 +51,10 @@ class LiveBoard:
             yield "trouble", {"text": _first_line(error)}
             return
         state = self._state(time_range)
-        if self._changed("state", {k: v for k, v in state.items() if k not in ("from", "to")}) or self.view.fixed is None:
+        if (
+            self._changed("state", {k: v for k, v in state.items() if k not in ("from", "to")})
+            or self.view.fixed is None
+        ):
             yield "state", state
         jobs = [loop.run_in_executor(_POOL, self._panel, panel, time_range, values) for panel in self._asking()]
         for done in asyncio.as_completed(jobs):

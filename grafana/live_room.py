@@ -234,7 +234,8 @@ LIVE_ROOM: Final = Board(
             "room",
             Text("Room", "直播间"),
             "SELECT live_id FROM live_sessions WHERE category IN (${category:singlequote}) "
-            "AND creator_id IN (${creator:singlequote}) "
+            "AND creator_id IN (${creator:singlequote}) AND started_at <= $__toTime "
+            "AND coalesce(ended_at, as_of) >= $__fromTime "
             "ORDER BY state = 'live' DESC, watching_now DESC, gmv_minor DESC, live_id LIMIT 200",
             many=True,
             starts_with_all=False,

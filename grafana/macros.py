@@ -39,7 +39,7 @@ def expand(sql: str, time: Range, values: Mapping[str, Sequence[str]]) -> str:
 
 
 def interpolate(sql: str, values: Mapping[str, Sequence[str]]) -> str:
-    """Fill in variables; only the format `singlequote` is safe with values that come from events, so only it is taken."""
+    """Fill in variables; of their formats only `singlequote` is safe with text of events, so only it is taken."""
 
     def one(found: re.Match[str]) -> str:
         name, form = found.group(1) or found.group(3), found.group(2)
@@ -72,7 +72,8 @@ def _arguments(sql: str, start: int) -> tuple[list[str], int]:
     """What stands in parentheses right after a macro, and where it ends."""
     if start >= len(sql) or sql[start] != "(":
         return [], start
-    depth, begin, found = 0, start + 1, []
+    depth, begin = 0, start + 1
+    found: list[str] = []
     for at in range(start, len(sql)):
         if sql[at] == "(":
             depth += 1

@@ -1,4 +1,4 @@
-"""What a board is, as typed declarations: boards, rows, panels, variables. `grafana.build` makes Grafana's JSON of them.
+"""What a board is, as typed declarations: boards, rows, panels, variables. `grafana.build` makes JSON of them.
 
 A board answers one question a row. Texts are given in English and Chinese; a setting chooses.
 """

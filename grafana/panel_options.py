@@ -149,7 +149,8 @@ def _column(name: str, column: Column, language: Language) -> dashboard.Dashboar
         cell = {"type": "color-background", "mode": "basic"}
         properties.append(dashboard.DynamicConfigValue(id_val="custom.cellOptions", value=cell))
     if column.link:
-        target = f"/d/{quote(column.link)}?var-{quote(column.as_variable)}=${{__value.raw:percentencode}}&${{__url_time_range}}"
+        chosen = f"var-{quote(column.as_variable)}=${{__value.raw:percentencode}}"
+        target = f"/d/{quote(column.link)}?{chosen}&${{__url_time_range}}"
         link = {"title": column.title.of(language), "url": target}
         properties.append(dashboard.DynamicConfigValue(id_val="links", value=[link]))
     return _override(name, properties)

@@ -43,9 +43,7 @@ def as_of(width: int = 4) -> Panel:
     )
 
 
-DIM: Final = Variable(
-    "dim", Text("Split by", "维度"), options=("category", "region", "platform", "channel", "surface")
-)
+DIM: Final = Variable("dim", Text("Split by", "维度"), options=("category", "region", "platform", "channel", "surface"))
 
 
 def value_of(view: str, condition: str = "1 = 1") -> Variable:
@@ -53,7 +51,7 @@ def value_of(view: str, condition: str = "1 = 1") -> Variable:
     return Variable(
         "value",
         Text("Values", "取值"),
-        f"SELECT value FROM {view} WHERE dim = ${{dim:singlequote}} AND {condition} "  # noqa: S608  # words of ours
+        f"SELECT value FROM {view} WHERE dim = ${{dim:singlequote}} AND {condition} "  # words of ours
         "GROUP BY value ORDER BY sum(events) DESC LIMIT 50",
         many=True,
     )

@@ -24,7 +24,9 @@ from sinks.embedded import Embedded
 HOST: Final = "127.0.0.1"
 MAX_BODY_BYTES: Final = 1 << 20
 _TIMEOUT_SECONDS: Final = 60.0
-_SKIPPED: Final = frozenset({"connection", "transfer-encoding", "content-length", "host", "authorization", "keep-alive"})
+_SKIPPED: Final = frozenset(
+    {"connection", "transfer-encoding", "content-length", "host", "authorization", "keep-alive"}
+)
 _LOGIN: Final = ("x-clickhouse-user", "x-clickhouse-key")
 
 

@@ -136,7 +136,9 @@ function setControls() {
   const words = page.words;
   const names = { 300000: "5m", 900000: "15m", 3600000: "1h", 10800000: "3h", 86400000: "24h", 604800000: "7d", 2592000000: "30d" };
   const zones = [["", words.here], ["UTC", "UTC"], ["Asia/Shanghai", "Asia/Shanghai"], ["Asia/Kolkata", "Asia/Kolkata"], ["Europe/London", "Europe/London"], ["America/New_York", "America/New_York"]];
-  fields.push(single(words.range, Object.values(names).map((name) => [name, name]), names[page.state.back] ?? "", (value) => { change("range", value); connect(); }));
+  const fixed = address.has("from") ? [["", "…"]] : [];
+  fields.push(single(words.range, [...fixed, ...Object.values(names).map((name) => [name, name])], fixed.length ? "" : names[page.state.back] ?? "",
+    (value) => { change("from", ""); change("to", ""); change("range", value); connect(); }));
   fields.push(single(words.refresh, [["1000", "1 s"], ["5000", "5 s"], ["30000", "30 s"], ["0", words.paused]], kept("every", "5000"), (value) => { change("every", value, true); connect(); }));
   fields.push(single(words.zone, zones, kept("zone", ""), (value) => { change("zone", value, true); page.panels.forEach(redraw); setState(page.state); setStatus(); }));
   fields.push(single(words.theme, [["dark", words.dark], ["light", words.light]], document.documentElement.dataset.theme, (value) => { change("theme", value, true); setTheme(); page.panels.forEach(redraw); }));

@@ -3,7 +3,7 @@ import { axis, inert, local, shown } from "/static/figures.js";
 import { columnsOf, element, settings, table } from "/static/tables.js";
 
 const SERIES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#B8A90B", "#8C8C8C", "#7B61C4", "#3C9D9B"];
-const BRIGHT = { "#0072B2": "#4FA8DE" }; // the palette's blue is too dark on a dark card
+const BRIGHT = { "#0072B2": "#5B8DEF" }; // the palette's blue is too dark on a dark card
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const onCard = (colour) => (document.documentElement.dataset.theme === "dark" && BRIGHT[colour]) || colour;
@@ -64,7 +64,7 @@ function seriesOf(panel, told, context) {
   const found = new Map();
   for (const row of told.rows)
     for (const figure of figures) {
-      const name = labels.length ? labels.map((c) => row[c.at]).join(" ") : figure.title;
+      const name = labels.length ? labels.map((c) => row[c.at]).join(" ") || "–" : figure.title;
       if (!found.has(name)) found.set(name, { name, key: labels.length ? name : figure.name, x: [], y: [], text: [] });
       const series = found.get(name);
       series.x.push(local(row[time.at], context.zone));
@@ -82,7 +82,7 @@ function base(panel, context) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: "inherit", size: 12, color: dim },
     margin: { l: 46, r: 14, t: 8, b: 30 }, xaxis: { ...line }, yaxis: { ...line, rangemode: "tozero" }, hovermode: "x unified",
     hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--text"), size: 12 } },
-    legend: { orientation: "h", x: 0, y: -0.16, yanchor: "top", font: { size: 12 } }, showlegend: true, uirevision: "kept", separators: ".,",
+    legend: { orientation: "h", x: 0, yref: "container", y: 0, yanchor: "bottom", font: { size: 12 } }, showlegend: true, uirevision: "kept", separators: ".,",
   };
 }
 
@@ -96,6 +96,10 @@ function plot(body, traces, layout) {
   return Plotly.react(body.plot, traces, layout, { displayModeBar: false, responsive: true, showTips: false });
 }
 
+function ticks(line, unit, values) {
+  [line.tickformat, line.tickprefix, line.ticksuffix] = axis(unit, values.reduce((most, value) => Math.max(most, value ?? 0), 0));
+}
+
 function timed(layout, context) {
   layout.xaxis.type = "date";
   layout.xaxis.range = [local(context.from, context.zone), local(context.to, context.zone)];
@@ -105,7 +109,6 @@ function timed(layout, context) {
 function timeseries(panel, told, body, context) {
   const layout = base(panel, context);
   const unit = panel.fieldConfig.defaults.unit;
-  [layout.yaxis.tickformat, layout.yaxis.tickprefix, layout.yaxis.ticksuffix] = axis(unit);
   const stacked = panel.fieldConfig.defaults.custom?.stacking?.mode === "normal";
   let series = seriesOf(panel, told, context);
   if (series.length > 12) {
@@ -117,8 +120,10 @@ function timeseries(panel, told, body, context) {
     line: { width: 2, color: colourOf(panel, one.key, at) }, stackgroup: stacked ? "one" : undefined,
     customdata: one.y.map((value) => inert(shown(value, unit, undefined, context.zone))), hovertemplate: "%{customdata}",
   }));
+  ticks(layout.yaxis, unit, series.flatMap((one) => one.y));
   timed(layout, context);
   layout.showlegend = series.length > 1;
+  layout.margin.b = layout.showlegend ? 64 : 40;
   mark(layout, context);
   plot(body, traces, layout);
 }
@@ -134,7 +139,7 @@ function barchart(panel, told, body, context) {
   const columns = columnsOf(panel, told);
   const { unit, decimals } = panel.fieldConfig.defaults;
   const layout = base(panel, context);
-  [layout.yaxis.tickformat, layout.yaxis.tickprefix, layout.yaxis.ticksuffix] = axis(unit);
+  ticks(layout.yaxis, unit, told.rows.flatMap((row) => row.slice(1)));
   const names = told.rows.map((row) => inert(row[0]));
   const traces = columns.filter((c) => c.numeric).map((c, at) => ({
     type: "bar", name: inert(c.title), x: names, y: told.rows.map((row) => row[c.at]),
@@ -211,6 +216,7 @@ function states(panel, told, body, context) {
     hovertemplate: "%{y}: " + inert(state) + " %{customdata}<extra></extra>",
   }));
   timed(layout, context);
+  layout.margin.b = 64;
   layout.barmode = "overlay";
   layout.hovermode = "closest";
   layout.yaxis = { ...layout.yaxis, rangemode: "normal", type: "category", autorange: "reversed" };

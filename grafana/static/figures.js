@@ -35,11 +35,12 @@ export function shown(value, unit, decimals, zone) {
   return short(value, decimals);
 }
 
-// How Plotly writes ticks of an axis: [format, prefix, suffix].
-export function axis(unit) {
-  if (unit === "percentunit") return [".1%", "", ""];
-  if (unit?.startsWith("currency:")) return ["~s", unit.slice(9), ""];
-  return ["~s", "", { s: " s", eps: " /s", cpm: " /min" }[unit] ?? ""];
+// How Plotly writes ticks of an axis that reaches up to `most`: [format, prefix, suffix].
+export function axis(unit, most) {
+  const format = most < 10_000 ? ",.2~f" : "~s";
+  if (unit === "percentunit") return [".2~%", "", ""];
+  if (unit?.startsWith("currency:")) return [format, unit.slice(9), ""];
+  return [format, "", { s: " s", eps: " /s", cpm: " /min" }[unit] ?? ""];
 }
 
 const formats = new Map();
