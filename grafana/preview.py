@@ -39,7 +39,8 @@ _PLOTLY_STYLE: Final = "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='"
 # plotly.js places its texts by style attributes: they are allowed, other style elements and scripts are not.
 POLICY: Final = "; ".join(
     (
-        "default-src 'none'", "script-src 'self'", f"style-src 'self' {_PLOTLY_STYLE}", "style-src-attr 'unsafe-inline'",
+        "default-src 'none'", "script-src 'self'",
+        f"style-src 'self' {_PLOTLY_STYLE}", "style-src-attr 'unsafe-inline'",
         "img-src 'self' data: blob:", "connect-src 'self'", "font-src 'self'", "base-uri 'none'", "form-action 'none'",
         "frame-ancestors 'none'",
     )

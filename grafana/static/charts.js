@@ -111,9 +111,10 @@ function timeseries(panel, told, body, context) {
   const unit = panel.fieldConfig.defaults.unit;
   const stacked = panel.fieldConfig.defaults.custom?.stacking?.mode === "normal";
   let series = seriesOf(panel, told, context);
-  if (series.length > 12) {
+  const most = body.clientWidth < 500 ? 6 : 12; // as many as a legend below can name
+  if (series.length > most) {
     const size = (one) => one.y.reduce((sum, value) => sum + (value ?? 0), 0);
-    series = series.map((one) => [size(one), one]).sort((a, b) => b[0] - a[0]).slice(0, 12).map(([, one]) => one);
+    series = series.map((one) => [size(one), one]).sort((a, b) => b[0] - a[0]).slice(0, most).map(([, one]) => one);
   }
   const traces = series.map((one, at) => ({
     type: "scatter", mode: one.x.length < 3 ? "lines+markers" : "lines", name: inert(one.name), x: one.x, y: one.y, connectgaps: false,
