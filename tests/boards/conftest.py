@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -45,8 +46,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
 @pytest.fixture(scope="session")
 def site(filled: Filled) -> Iterator[str]:
     """The embedded board's address."""
-    import socket
-
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     serving = server(filled.store)
