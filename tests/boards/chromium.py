@@ -61,7 +61,7 @@ class Page:
 
     def wait(self, script: str, seconds: float = 30.0) -> Any:
         """Until `script` is true."""
-        return self.until(lambda: self.run(script), script, seconds)
+        return self.until(lambda: self.run(f"!!({script})"), script, seconds)
 
     def until(self, look: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
         deadline = time.monotonic() + seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -119,13 +120,12 @@ def test_text_of_events_stays_text_and_new_rows_appear_at_once(page: Page, site:
     assert took < 12  # the list of values is asked anew every 10 s; figures every second
     assert page.run("window.hacked === undefined && !document.querySelector('img[src=x]')")
     assert page.problems == []
+    whole = {"window_start": (newest - 60) * 1000, "dim": "all", "value": "", "users": 4_321}
+    changed = frame.with_columns(**{name: pl.lit(value) for name, value in whole.items()})
+    writer.insert("active_users", changed)
     began = time.monotonic()
-    writer.insert(
-        "active_users", frame.with_columns(events=pl.lit(90_000_000), version=pl.lit((1 << 60) + 1, dtype=pl.UInt64))
-    )
-    rounds = page.run("Number(document.body.dataset.rounds)")
-    page.wait(f"Number(document.body.dataset.rounds) >= {rounds} + 2", 10)
-    assert "9" in page.run("document.querySelector('.panel.piechart').textContent")
+    page.wait("document.querySelector('[data-panel=\"2\"] .figure').textContent === '4,321'", 15)
+    assert time.monotonic() - began < 2 * max(1.0, os.getloadavg()[0] / 2)  # a loaded machine is slower by its load
     writer.close()
 
 
