@@ -46,7 +46,7 @@ def check(
     settings: Settings,
     *,
     simulated: Annotated[bool, typer.Option(help="Over traffic simulated for the check, not over --store")] = True,
-    rate: Annotated[float, typer.Option(help="Simulated messages a second of event time, over 26 h")] = 0.5,
+    rate: Annotated[float, typer.Option(help="Simulated messages a second of event time, over 26 h")] = 0.25,
     budget: Annotated[float, typer.Option(metavar="SECONDS", help="What a query may take")] = 2.0,
     as_json: AsJson = False,
 ) -> int:
@@ -159,6 +159,7 @@ def _simulated(rate: float) -> Iterator[Store]:
     from grafana.asking import Store
     from sinks import embedded
 
+    typer.echo("simulating 26 hours of traffic …", err=True)
     with tempfile.TemporaryDirectory(prefix="livepulse-boards-") as folder:
         traffic, store = Path(folder, "traffic"), Path(folder, "store")
         options = Options(seed=7, rate=rate, duration_s=_HISTORY_S, users=2_000, partitions=2)
@@ -171,6 +172,7 @@ def _simulated(rate: float) -> Iterator[Store]:
         if done.returncode != OK:
             raise RuntimeError(f"the simulated traffic could not be loaded: {done.stderr[-1_000:]}")
         up = embedded.start(store, die_with_parent=True)
+        typer.echo("running all queries …", err=True)
         try:
             yield Store(up.read_url)
         finally:

@@ -37,7 +37,7 @@ def as_of(width: int = 4) -> Panel:
             "Event time that the engine has come to. Far behind the clock: the engine lags, stands, or no events come",
             "引擎已处理到的事件时间。若明显落后于当前时间,说明引擎延迟、停止或没有事件",
         ),
-        "SELECT toUnixTimestamp64Milli(max(last_event_time)) AS as_of FROM engine_progress",
+        "SELECT nullIf(toUnixTimestamp64Milli(max(last_event_time)), 0) AS as_of FROM engine_progress",
         unit="dateTimeAsIso",
         width=width,
     )
