@@ -19,6 +19,7 @@ from flows.settings import Settings
 if TYPE_CHECKING:
     from grafana.asking import Store
     from grafana.check import Report
+    from sinks.embedded import Embedded
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines")]
 Port = Annotated[int, typer.Option(help="Port on 127.0.0.1 (0: a free one)")]
@@ -94,7 +95,10 @@ def serve(
     """
     from sinks.readers import reader_of
 
-    reader = reader_of(user, password_file) if user or password_file else None
+    try:
+        reader = reader_of(user, password_file) if user or password_file else None
+    except (ValueError, OSError) as error:
+        raise Usage(f"--user, --password-file: {error}") from error
     with _reading(settings, read_port=read_port, reader=reader) as store:
         typer.echo(f"ClickHouse clients: {store.url} (read-only, database {store.database})")
         return _preview(store, port, language)
@@ -119,7 +123,10 @@ def _preview(store: Store, port: int, language: str) -> int:
 
     if language not in LANGUAGES:
         raise Usage(f"--language {language}: write {' or '.join(LANGUAGES)}")
-    serve_boards(store, port=port, language=language, told=lambda url: typer.echo(f"boards: {url}"))
+    try:
+        serve_boards(store, port=port, language=language, told=lambda url: typer.echo(f"boards: {url}"))
+    except OSError as error:
+        raise Usage(f"port {port} cannot be used: {error}; name another one with --port (0: any)") from error
     return OK
 
 
@@ -128,7 +135,6 @@ def _reading(settings: Settings, *, read_port: int = 0, reader: tuple[str, str] 
     """A way to ask the store of the settings, embedded or served."""
     from grafana.asking import Store
     from sinks import embedded
-    from sinks.readers import front
 
     if settings.is_server:
         yield Store(settings.store, settings.database, settings.store_user or "default", settings.password())
@@ -140,12 +146,25 @@ def _reading(settings: Settings, *, read_port: int = 0, reader: tuple[str, str] 
     up = embedded.start(settings.store_dir, die_with_parent=True)
     try:
         if read_port or reader:
-            with front(up, read_port, reader) as url:
+            with _front(up, read_port, reader) as url:
                 yield Store(url, settings.database, *(reader or ("", "")))
         else:
             yield Store(up.read_url, settings.database)
     finally:
         up.stop()
+
+
+@contextmanager
+def _front(up: Embedded, port: int, reader: tuple[str, str] | None) -> Iterator[str]:
+    """The readers' port; one that is taken is wrong usage."""
+    from sinks.readers import Front, front
+
+    try:
+        Front(port, up.read_url, None).server_close()
+    except OSError as error:
+        raise Usage(f"port {port} cannot be used: {error}; name another one with --read-port (0: any)") from error
+    with front(up, port, reader) as url:
+        yield url
 
 
 @contextmanager

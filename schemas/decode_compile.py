@@ -27,9 +27,7 @@ def _can_keep_code() -> bool:
     with code that was compiled against an older contract or an older function of another file.
     """
     here = Path(__file__).parent
-    texts = [
-        path.read_bytes() for folder in ("schemas", "flows") for path in sorted((here.parent / folder).glob("*.py"))
-    ]
+    texts = [path.read_bytes() for folder in ("schemas", "flows") for path in sorted((here.parent / folder).glob("*.py"))]
     digest = hashlib.sha256(b"".join(t for t in texts if b"decode_compile" in t or b"TOPICS: " in t)).hexdigest()[:16]
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
