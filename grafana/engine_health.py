@@ -16,7 +16,8 @@ _FIRST: Final = Row(
         stat(
             Text("Messages a second", "每秒消息数"),
             Text("Messages read in the last full minute of ingestion", "上一完整分钟读取的消息速率"),
-            f"SELECT sum(consumed) / 60 AS rate {_LEDGER} GROUP BY minute ORDER BY minute DESC LIMIT 1 OFFSET 1",
+            "SELECT argMin(rate, minute) AS rate FROM (SELECT minute, sum(consumed) / 60 AS rate "
+            f"{_LEDGER} GROUP BY minute ORDER BY minute DESC LIMIT 2) HAVING count() > 0",
             unit="eps",
         ),
         stat(
