@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := flows schemas sinks grafana tests benchmarks
 
-.PHONY: help demo test check lint types format bench kafka lock docs clean
+.PHONY: help demo test check lint types format boards env bench kafka lock docs clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,18 @@ types: $(READY) ## Types, strictly
 format: $(READY) ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --fix $(wildcard $(CODE)) || true
 	@$(BIN)/ruff format $(wildcard $(CODE))
+
+boards: $(READY) ## Write Grafana's dashboards and provisioning from the code, then run all of their queries
+	@$(BIN)/livepulse boards build
+	@$(BIN)/livepulse boards check
+
+env: ## Write .env with random passwords for docker-compose.yml (never over one that is there)
+	@test ! -e .env || { echo ".env is there already; remove it to make new passwords"; exit 1; }
+	@umask 077; random() { head -c 24 /dev/urandom | base64 | tr '+/' '-_'; }; { \
+	  for name in CLICKHOUSE_PASSWORD READER_PASSWORD GRAFANA_PASSWORD; do echo "LIVEPULSE_$$name=$$(random)"; done; \
+	  echo "LIVEPULSE_KAFKA_CLUSTER=$$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=')"; \
+	  echo "LIVEPULSE_LANGUAGE=en"; } > .env
+	@echo "wrote .env (mode 0600); docker compose up -d starts everything, --profile simulate adds traffic"
 
 bench: $(READY) ## Throughput and latency on a real broker of its own, as ratios, with JSON in bench-out/
 	@mkdir -p bench-out

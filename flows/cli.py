@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_alerts, cli_bench, cli_traffic
+from flows import cli_alerts, cli_bench, cli_boards, cli_traffic
 from flows.cli_options import (
     ALL_FIELDS,
     EPILOG,
@@ -33,6 +33,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Settings: what holds, and where it came from.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure the engine (on a broker of its own) and the detectors.", no_args_is_help=True)
 alerts_app = typer.Typer(help="Alert rules: check, test and backtest them.", no_args_is_help=True)
+boards_app = typer.Typer(help="Boards: for Grafana and in the browser, without it.", no_args_is_help=True)
 TRY, RUN, LOOK = "Try it", "Run it", "Look at it"
 app.command("demo", rich_help_panel=TRY)(cli_traffic.demo)
 app.command("simulate", rich_help_panel=TRY)(cli_traffic.simulate)
@@ -45,6 +46,11 @@ alerts_app.command("check")(cli_alerts.check)
 alerts_app.command("test")(cli_alerts.test)
 alerts_app.command("backtest")(cli_alerts.backtest)
 app.add_typer(alerts_app, name="alerts", rich_help_panel=LOOK)
+app.command("serve", rich_help_panel=LOOK)(cli_boards.serve)
+boards_app.command("build")(cli_boards.build)
+boards_app.command("check")(cli_boards.check)
+boards_app.command("preview")(cli_boards.preview)
+app.add_typer(boards_app, name="boards", rich_help_panel=LOOK)
 app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
 

@@ -24,6 +24,7 @@ from rich.live import Live
 
 from flows import demo_summary
 from flows.broker import Broker, find_broker
+from flows.demo_board import BoardProcess, dying_with_us
 from flows.errors import CHECK_FAILED, OK, DependencyDown, LivePulseError, Usage
 from flows.live_table import Snapshot, Status, Trend, render, take
 from flows.simulate import Conversion, Options, Progress, simulate_to_kafka
@@ -104,9 +105,12 @@ def _run(options: DemoOptions, console: Console, started: ExitStack) -> int:
     started.callback(reader.stop)
     engine = EngineProcess(store, broker.address, prefix)
     started.callback(engine.stop)
+    board = BoardProcess(store)
+    started.callback(board.stop)
+    console.print(f"[bold]boards: {board.url}[/] [dim](in a browser; all that the table shows, and more)")
     simulator = Simulator(broker, options.simulation(broker, prefix), store)
     started.callback(simulator.stop)
-    place = f"{broker.kind} Kafka {broker.address}"
+    place = f"{broker.kind} Kafka {broker.address}, boards {board.url}"
     try:
         last = _watch(options, console, store, engine, simulator, place)
     except KeyboardInterrupt:
@@ -192,7 +196,7 @@ class EngineProcess:
         self._log = store / "engine.log"
         root = Path(__file__).resolve().parent.parent
         command = [
-            *_dying_with_us(),
+            *dying_with_us(),
             sys.executable,
             "-m",
             "flows.cli",
@@ -297,11 +301,6 @@ def _delete_topics(address: str, topics: list[str]) -> None:
     """Take our topics away again from somebody else's broker."""
     for done in AdminClient({"bootstrap.servers": address, "log_level": 0}).delete_topics(topics).values():
         done.exception(15)
-
-
-def _dying_with_us() -> list[str]:
-    """So that a killed demo leaves no engine behind, where the system can do it."""
-    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
 @contextmanager

@@ -112,6 +112,17 @@ def insert_of(request: Request) -> Insert | None:
     return Insert(head[: found.start("format")].decode(errors="replace").strip(), found.group("name").decode(), rows)
 
 
+def wants_framing(request: Request) -> bool:
+    """Native with block info and serialization kinds: from version 54454 of the protocol on."""
+    version = request.parameters.get("client_protocol_version", "")
+    return version.isascii() and version.isdigit() and len(version) < 9 and int(version) >= 54_454
+
+
+def wants_gzip(request: Request, accepted: str) -> bool:
+    """As ClickHouse: only when both the URL and the header ask for it."""
+    return request.parameters.get("enable_http_compression", "0") in ("1", "true") and "gzip" in accepted
+
+
 def status_of(code: int) -> int:
     """The HTTP status that ClickHouse answers an error with."""
     return _STATUS_OF_CODE.get(code, 500)

@@ -6,6 +6,7 @@ does not take the memory of its result.
 
 from __future__ import annotations
 
+import gzip
 import hmac
 import json
 import re
@@ -13,21 +14,24 @@ import secrets
 import sys
 import threading
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
-from sinks import sql_guard
+from sinks import native_frames, sql_guard
 from sinks.chdb_session import STREAMABLE, ClickHouseError, Database, Handle, Result, quote_name
-from sinks.clickhouse_http import Request, insert_of, request_of, status_of
+from sinks.clickhouse_http import Request, insert_of, request_of, status_of, wants_framing, wants_gzip
 
 STORE_HEADER: Final = "X-LivePulse-Store"
 MAX_BODY_BYTES: Final = 1 << 30
 MAX_READ_BODY_BYTES: Final = 1 << 20
 _ENGINE_TIMEOUT_SECONDS: Final = 600.0
 _READER_TIMEOUT_SECONDS: Final = 60.0
+_GZIP_LEVEL: Final = 3  # on one machine the time to compress counts for more than the bytes
 _VERDICTS: Final = 1024  # texts that passed are remembered: boards ask the same ones again and again
 _SELECT_FORMAT: Final = re.compile(r" Identifier (\w+)")
 _SELECT: Final = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n|\()*(?:SELECT|WITH|FROM)\b", re.IGNORECASE | re.DOTALL)
@@ -88,6 +92,7 @@ class Exchange(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
     server: Endpoint
+    _gzip = False  # the answer under way is compressed
 
     def setup(self) -> None:
         """A reader that stalls gives up its place sooner than the engine."""
@@ -110,6 +115,7 @@ class Exchange(BaseHTTPRequestHandler):
         """Silent: the engine reports, not its store."""
 
     def _answer(self) -> None:
+        self._gzip = False
         try:
             body = self._body()
             self._check_host()
@@ -130,6 +136,8 @@ class Exchange(BaseHTTPRequestHandler):
                 self._execute(request)
         except ClickHouseError as error:
             self._fail(error)
+        except native_frames.UnknownTypeError as error:
+            self._fail(ClickHouseError.because(f"{error} is not spoken in this framing", 48, "NOT_IMPLEMENTED"))
         except ValueError as error:  # a length, a chunk or a header that is none
             self.close_connection = True
             self._fail(ClickHouseError.because(f"malformed request: {error}", 36, "BAD_ARGUMENTS"))
@@ -187,11 +195,15 @@ class Exchange(BaseHTTPRequestHandler):
         wanted = request.parameters.get("default_format") or self.headers.get("X-ClickHouse-Format") or ""
         default = wanted if wanted.isidentifier() else "TabSeparated"
         fmt = _format_of(handle, sql, request, default)
+        self._gzip = wants_gzip(request, self.headers.get("Accept-Encoding", ""))
         if fmt in STREAMABLE and _SELECT.match(sql):
             with closing(handle.stream(sql, fmt, request.params)) as blocks:  # before the handle is, come what may
-                self._send_stream(blocks, fmt)
+                self._send_stream(_shaped(blocks, fmt, request), fmt)
         else:
-            self._send(handle.run(sql, default, request.params), fmt)
+            result = handle.run(sql, default, request.params)
+            if fmt == "Native" and wants_framing(request):
+                result = replace(result, body=native_frames.framed(result.body))
+            self._send(result, fmt)
 
     def _send_stream(self, blocks: Iterator[bytes], fmt: str) -> None:
         """The first blocks decide the status; an error after them can only break the body, as with ClickHouse."""
@@ -201,18 +213,24 @@ class Exchange(BaseHTTPRequestHandler):
             self._send(Result(first), fmt)
             return
         self._head(200, fmt, None)
+        packer = zlib.compressobj(_GZIP_LEVEL, wbits=31) if self._gzip else None
+        pack = packer.compress if packer else bytes
         try:
             for block in (first, second):
-                self._chunk(block)
+                self._chunk(pack(block))
             for block in blocks:
-                self._chunk(block)
+                self._chunk(pack(block))
         except ClickHouseError as error:
-            self._chunk(b"\n" + error.message.encode() + b"\n")
+            self._chunk(pack(b"\n" + error.message.encode() + b"\n"))
+            self._chunk(packer.flush() if packer else b"")
             self.close_connection = True
         else:
+            self._chunk(packer.flush() if packer else b"")
             self.wfile.write(b"0\r\n\r\n")
 
     def _chunk(self, block: bytes) -> None:
+        if not block:
+            return  # an empty chunk would be the end
         self.wfile.write(f"{len(block):x}\r\n".encode())
         self.wfile.write(block)
         self.wfile.write(b"\r\n")
@@ -223,11 +241,13 @@ class Exchange(BaseHTTPRequestHandler):
             "written_rows": str(result.written_rows),
             "written_bytes": str(result.written_bytes), "elapsed_ns": str(result.elapsed_ns),
         }  # fmt: skip
-        self._head(200, fmt, len(result.body), {"X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))})
+        body = gzip.compress(result.body, _GZIP_LEVEL) if self._gzip else result.body
+        self._head(200, fmt, len(body), {"X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))})
         if self.command != "HEAD":
-            self.wfile.write(result.body)
+            self.wfile.write(body)
 
     def _fail(self, error: ClickHouseError) -> None:
+        self._gzip = False
         body = f"{error.message} (version {self.server.store.version})\n".encode(errors="replace")
         self._head(status_of(error.code), None, len(body), {"X-ClickHouse-Exception-Code": str(error.code or 1002)})
         self.wfile.write(body)
@@ -245,6 +265,8 @@ class Exchange(BaseHTTPRequestHandler):
         self.send_header(STORE_HEADER, self.server.store.name)
         if fmt is not None:
             self.send_header("X-ClickHouse-Format", fmt)
+        if self._gzip:
+            self.send_header("Content-Encoding", "gzip")
         for name, value in (extra or {}).items():
             self.send_header(name, value)
         if length is None:
@@ -277,6 +299,11 @@ class Exchange(BaseHTTPRequestHandler):
     def _too_large(self, limit: int) -> ClickHouseError:
         self.close_connection = True
         return ClickHouseError.because(f"a body may have {limit} bytes", 307, "TOO_MANY_BYTES")
+
+
+def _shaped(blocks: Iterator[bytes], fmt: str, request: Request) -> Iterator[bytes]:
+    """Blocks as the client wants them framed."""
+    return map(native_frames.framed, blocks) if fmt == "Native" and wants_framing(request) else blocks
 
 
 def _format_of(handle: Handle, sql: str, request: Request, default: str) -> str | None:

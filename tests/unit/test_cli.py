@@ -51,6 +51,10 @@ def _words(result: Result) -> str:
         "version",
         "bench throughput",
         "bench latency",
+        "serve",
+        "boards build",
+        "boards check",
+        "boards preview",
     ],
 )
 def test_every_command_teaches_by_example(livepulse: Run, command: str) -> None:

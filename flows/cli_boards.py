@@ -1,0 +1,212 @@
+"""Commands about what people look at: boards build, boards check, boards preview, serve."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli_options import STORE_FIELDS, plain, with_settings
+from flows.errors import CHECK_FAILED, OK, Usage
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from grafana.asking import Store
+    from grafana.check import Report
+    from sinks.embedded import Embedded
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines")]
+Port = Annotated[int, typer.Option(help="Port on 127.0.0.1 (0: a free one)")]
+Lang = Annotated[str, typer.Option(metavar="en|zh", help="Language of titles")]
+_HISTORY_S = 26 * 3_600.0
+
+
+@plain
+def build() -> int:
+    """Write dashboards and provisioning files from the declarations in grafana/.
+
+    \b
+    Examples
+      livepulse boards build
+    """
+    from grafana import provisioning
+
+    for name in provisioning.write():
+        typer.echo(f"grafana/{name}")
+    return OK
+
+
+@with_settings(*STORE_FIELDS)
+def check(
+    settings: Settings,
+    *,
+    simulated: Annotated[bool, typer.Option(help="Over traffic simulated for the check, not over --store")] = True,
+    rate: Annotated[float, typer.Option(help="Simulated messages a second of event time, over 26 h")] = 0.25,
+    budget: Annotated[float, typer.Option(metavar="SECONDS", help="What a query may take")] = 2.0,
+    as_json: AsJson = False,
+) -> int:
+    """Run every query of every board, for one, many and all values of its variables, over 5 min, 1 h, 24 h and nothing.
+
+    Exit code 1: a query failed, gave the wrong shape or took too long, a dashboard breaks a rule, or a file differs
+    from the declarations.
+
+    \b
+    Examples
+      livepulse boards check
+      livepulse boards check --json
+      livepulse boards check --no-simulated --store ./livepulse-data
+    """
+    from grafana.check import check as run_check
+
+    with _simulated(rate) if simulated else _reading(settings) as store:
+        report = run_check(store, budget_ms=budget * 1000)
+    if as_json:
+        typer.echo(json.dumps(report.plain(), ensure_ascii=False))
+    else:
+        _show(report)
+    return CHECK_FAILED if report.failed else OK
+
+
+@with_settings(*STORE_FIELDS)
+def serve(
+    settings: Settings,
+    *,
+    port: Port = 8_080,
+    read_port: Annotated[int, typer.Option(help="Port of the ClickHouse endpoint (0: a free one)")] = 8_123,
+    user: Annotated[str, typer.Option(help="User that readers must give; none: nobody is asked")] = "",
+    password_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with that user's password")] = None,
+    language: Lang = "en",
+) -> int:
+    """Show the boards in a browser, and answer ClickHouse clients, read-only, until Ctrl-C.
+
+    The store may be in use by an engine at the same time. Both ports listen on 127.0.0.1 only.
+
+    \b
+    Examples
+      livepulse serve
+      livepulse serve --store ./history --port 9000 --language zh
+      livepulse serve --user analyst --password-file ./analyst.password
+    """
+    from sinks.readers import reader_of
+
+    try:
+        reader = reader_of(user, password_file) if user or password_file else None
+    except (ValueError, OSError) as error:
+        raise Usage(f"--user, --password-file: {error}") from error
+    with _reading(settings, read_port=read_port, reader=reader) as store:
+        typer.echo(f"ClickHouse clients: {store.url} (read-only, database {store.database})")
+        return _preview(store, port, language)
+
+
+@with_settings(*STORE_FIELDS)
+def preview(settings: Settings, *, port: Port = 8_080, language: Lang = "en") -> int:
+    """Show the boards in a browser over the store, until Ctrl-C (`livepulse serve` also opens the ClickHouse port).
+
+    \b
+    Examples
+      livepulse boards preview
+      livepulse boards preview --store ./history --port 9000
+    """
+    with _reading(settings) as store:
+        return _preview(store, port, language)
+
+
+def _preview(store: Store, port: int, language: str) -> int:
+    from grafana.model import LANGUAGES
+    from grafana.preview import serve as serve_boards
+
+    if language not in LANGUAGES:
+        raise Usage(f"--language {language}: write {' or '.join(LANGUAGES)}")
+    try:
+        serve_boards(store, port=port, language=language, told=lambda url: typer.echo(f"boards: {url}"))
+    except OSError as error:
+        raise Usage(f"port {port} cannot be used: {error}; name another one with --port (0: any)") from error
+    return OK
+
+
+@contextmanager
+def _reading(settings: Settings, *, read_port: int = 0, reader: tuple[str, str] | None = None) -> Iterator[Store]:
+    """A way to ask the store of the settings, embedded or served."""
+    from grafana.asking import Store
+    from sinks import embedded
+
+    if settings.is_server:
+        yield Store(settings.store, settings.database, settings.store_user or "default", settings.password())
+        return
+    if not (settings.store_dir / "clickhouse").is_dir():
+        raise Usage(
+            f"there is no store in {settings.store_dir}; name one with --store, or make one with `livepulse run`"
+        )
+    up = embedded.start(settings.store_dir, die_with_parent=True)
+    try:
+        if read_port or reader:
+            with _front(up, read_port, reader) as url:
+                yield Store(url, settings.database, *(reader or ("", "")))
+        else:
+            yield Store(up.read_url, settings.database)
+    finally:
+        up.stop()
+
+
+@contextmanager
+def _front(up: Embedded, port: int, reader: tuple[str, str] | None) -> Iterator[str]:
+    """The readers' port; one that is taken is wrong usage."""
+    from sinks.readers import Front, front
+
+    try:
+        Front(port, up.read_url, None).server_close()
+    except OSError as error:
+        raise Usage(f"port {port} cannot be used: {error}; name another one with --read-port (0: any)") from error
+    with front(up, port, reader) as url:
+        yield url
+
+
+@contextmanager
+def _simulated(rate: float) -> Iterator[Store]:
+    """A store with a day of simulated traffic in it, made for the occasion."""
+    import os
+    import subprocess
+    import threading
+
+    from flows.simulate import Options, simulate_to_files
+    from grafana.asking import Store
+    from sinks import embedded
+
+    typer.echo("simulating 26 hours of traffic …", err=True)
+    with tempfile.TemporaryDirectory(prefix="livepulse-boards-") as folder:
+        traffic, store = Path(folder, "traffic"), Path(folder, "store")
+        options = Options(seed=7, rate=rate, duration_s=_HISTORY_S, users=2_000, partitions=2)
+        simulate_to_files(traffic, options, lambda _: None, threading.Event())
+        files = [str(path) for path in sorted(traffic.glob("*.ndjson"))]
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+        command = [sys.executable, "-m", "flows.cli", "backfill", *files, "--store", str(store)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
+        if done.returncode != OK:
+            raise RuntimeError(f"the simulated traffic could not be loaded: {done.stderr[-1_000:]}")
+        up = embedded.start(store, die_with_parent=True)
+        typer.echo("running all queries …", err=True)
+        try:
+            yield Store(up.read_url)
+        finally:
+            up.stop()
+
+
+def _show(report: Report) -> None:
+    """A summary for people."""
+    for failure in report.failed[:30]:
+        typer.echo(f"✗ {failure}")
+    for name, reason in report.skipped.items():
+        typer.echo(f"– {name}: {reason}")
+    for name in report.empty:
+        typer.echo(f"– {name}: nothing to show in any range")
+    typer.echo(
+        f"{report.boards} boards, {report.panels} panels, {report.queries} queries: {len(report.failed)} failed, "
+        f"{len(report.empty)} panels empty, slowest {report.slowest_ms:.0f} ms"
+    )

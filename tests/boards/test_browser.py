@@ -1,0 +1,154 @@
+"""The embedded board in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import polars as pl
+import pytest
+
+from grafana.boards import BOARDS
+from sinks.clickhouse import Store as Writer
+from tests.boards.chromium import Page, find_chromium
+from tests.boards.conftest import Filled
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed (Debian: apt-get install chromium)"),
+]
+READY = "document.body && Number(document.body.dataset.rounds || 0) >= 1"
+EVENING = "from=1767610800000&to=1767618000000&zone=Asia/Shanghai"
+HOSTILE = "<img src=x onerror=alert(1)><script>window.hacked=1</script>"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    made = Page()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("uid", [board.uid for board in BOARDS])
+def test_each_board_draws_all_of_its_panels_without_a_complaint(
+    page: Page, site: str, uid: str, tmp_path: Path
+) -> None:
+    page.problems.clear()
+    page.open(f"{site}/d/{uid}?range=24h")
+    page.wait(f"location.pathname === '/d/{uid}' && {READY}")
+    board = next(board for board in BOARDS if board.uid == uid)
+    told = page.run(
+        "[...document.querySelectorAll('.panel')].map(p => p.querySelector('.body').textContent || p.querySelector('.body').innerHTML)"
+    )
+    assert len(told) == len(board.panels)
+    assert all(told)
+    assert page.run("document.querySelectorAll('.none.error').length") == 0
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    assert page.problems == []
+    page.picture(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 20_000
+
+
+def test_nothing_comes_from_elsewhere(page: Page, site: str) -> None:
+    page.requests.clear()
+    page.open(f"{site}/d/livepulse-ops?{EVENING}")
+    page.wait(f"location.pathname.endsWith('ops') && {READY}")
+    assert {url for url in page.requests if not url.startswith((site, "about:", "data:", "blob:"))} == set()
+    with urlopen(f"{site}/d/livepulse-ops") as answer:
+        policy = answer.headers["Content-Security-Policy"]
+    assert "script-src 'self';" in policy
+    assert "unsafe-eval" not in policy
+    assert re.search(r"default-src 'none'", policy)
+
+
+def test_a_variable_and_the_range_change_the_answer(page: Page, site: str) -> None:
+    names = "[...document.querySelectorAll('[data-panel] .body .legendtext')].map(e => e.textContent).join()"
+    page.open(f"{site}/d/livepulse-ops?{EVENING}&var-dim=category")
+    page.wait(READY)
+    before = page.run(names)
+    assert "food" in before
+    page.run("""(() => { const select = [...document.querySelectorAll('label.field')].find(e => e.textContent.startsWith('Split by')).querySelector('select');
+        select.value = 'platform'; select.dispatchEvent(new Event('change')); })()""")
+    page.wait(f"{names}.includes('douyin')")
+    assert "var-dim=platform" in page.run("location.search")
+    figure = "document.querySelector('[data-panel=\"2\"] .figure')?.textContent"
+    evening = page.run(figure)
+    page.open(f"{site}/d/livepulse-ops?from=1767567600000&to=1767571200000")
+    page.wait(f"{READY} && location.search.includes('1767567600000')")
+    assert page.run(figure) != evening
+
+
+def test_every_chart_has_a_table_and_the_keyboard_reaches_it(page: Page, site: str) -> None:
+    page.open(f"{site}/d/livepulse-funnels?range=24h")
+    page.wait(READY)
+    page.wait("location.pathname.endsWith('funnels') && document.querySelector('.panel.bargauge .plot')")
+    button = "document.querySelector('.panel.bargauge .head button')"
+    assert page.run(f"{button}.tabIndex") == 0
+    page.run(f"{button}.click()")
+    page.wait("document.querySelector('.panel.bargauge table')")
+    assert page.run("document.querySelector('.panel.bargauge th').textContent") == "step_name"
+    assert page.run("document.querySelectorAll('.panel.bargauge tbody tr').length") == 5
+    unnamed = "[...document.querySelectorAll('button, select, summary')].filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).length"
+    assert page.run(unnamed) == 0
+
+
+def test_text_of_events_stays_text_and_new_rows_appear_at_once(page: Page, site: str, filled: Filled) -> None:
+    page.problems.clear()
+    page.open(f"{site}/d/livepulse-ops?range=1h&every=1000&var-dim=category")
+    page.wait(READY)
+    assert HOSTILE not in page.run("document.body.textContent")
+    newest = filled.store.ask(
+        "SELECT toUnixTimestamp(max(window_start)) FROM active_users WHERE window_seconds = 60"
+    ).rows[0][0]
+    row = {
+        "window_start": newest * 1000, "window_seconds": 60, "dim": "category", "value": HOSTILE, "events": 9_000_000,
+        "users": 7_654_321, "watch_ms": 0, "is_final": 0, "version": 1 << 60,
+    }  # fmt: skip
+    frame = pl.DataFrame({name: [value] for name, value in row.items()}, schema_overrides={"version": pl.UInt64})
+    writer = Writer.connect(filled.up.url, user=filled.up.user, password=filled.up.token, database="livepulse")
+    began = time.monotonic()
+    writer.insert("active_users", frame)
+    writer.insert("active_users", frame.with_columns(window_seconds=pl.lit(3600)))
+    page.wait("document.querySelector('[data-panel=\"16\"], .panel.piechart').textContent.includes('img src=x')", 15)
+    took = time.monotonic() - began
+    assert took < 12  # the list of values is asked anew every 10 s; figures every second
+    assert page.run("window.hacked === undefined && !document.querySelector('img[src=x]')")
+    assert page.problems == []
+    whole = {"window_start": (newest - 60) * 1000, "dim": "all", "value": "", "users": 4_321}
+    changed = frame.with_columns(**{name: pl.lit(value) for name, value in whole.items()})
+    writer.insert("active_users", changed)
+    began = time.monotonic()
+    page.wait("document.querySelector('[data-panel=\"2\"] .figure').textContent === '4,321'", 15)
+    assert time.monotonic() - began < 2 * max(1.0, os.getloadavg()[0] / 2)  # a loaded machine is slower by its load
+    writer.close()
+
+
+def test_it_fits_a_phone_in_chinese(site: str) -> None:
+    phone = Page(390, 800, dark=False, mobile=True)
+    try:
+        phone.open(f"{site}/d/livepulse-hours?lang=zh")
+        phone.wait(READY)
+        assert phone.run("document.documentElement.scrollWidth") == 390
+        assert phone.run("document.querySelector('h1').textContent") == "活跃时段"
+        assert phone.run("document.documentElement.dataset.theme") == "light"
+        assert phone.problems == []
+    finally:
+        phone.close()
+
+
+def test_foreign_hosts_and_paths_are_refused(site: str) -> None:
+    for path, host, status in [
+        ("/d/livepulse-ops", "evil.example", 400), ("/static/../preview.py", None, 404), ("/static/board.html", None, 404),
+        ("/d/nope", None, 404), ("/api/stream/nope", None, 404), ("/static/%2e%2e%2fpreview.py", None, 404),
+    ]:  # fmt: skip
+        with pytest.raises(HTTPError) as refused:
+            urlopen(Request(site + path, headers={"Host": host} if host else {}))
+        assert refused.value.code == status, path
+    with urlopen(site + "/api/boards/livepulse-ops?lang=zh") as answer:
+        assert json.load(answer)["title"].endswith("直播运营总览")
