@@ -96,8 +96,19 @@ def _cases(store: Store, board: Board, plain: dict[str, Any], views: frozenset[s
                 if variable["type"] == "query" and views_of(variable["query"]) <= views:
                     told = where.format("$" + variable["name"])
                     yield Case(told, expand(variable["query"], time, values), None, may_be_empty=True)
+            yield from _notes(where, plain, time, values, views)
             for panel, sql in runnable:
                 yield _case(where.format(panel.title.en), panel, sql, time, values, empty=range_name == "empty")
+
+
+def _notes(
+    where: str, plain: dict[str, Any], time: Range, values: Mapping[str, Sequence[str]], views: frozenset[str]
+) -> Iterator[Case]:
+    """Marks in time that every board carries."""
+    for note in plain["annotations"]["list"]:
+        sql = note["target"]["rawSql"]
+        if views_of(sql) <= views:
+            yield Case(where.format(note["name"]), expand(sql, time, values), None, may_be_empty=True)
 
 
 def _case(where: str, panel: Panel, sql: str, time: Range, values: Mapping[str, Sequence[str]], *, empty: bool) -> Case:

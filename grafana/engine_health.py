@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from grafana.model import Board, Panel, Row, Text, Variable
-from grafana.palette import BLUE, OUTCOMES, PURPLE, VERMILION, rising
+from grafana.palette import OUTCOMES, PURPLE, VERMILION, rising
 from grafana.parts import as_of, plain, stat
 
 _LEDGER: Final = "FROM ingest_ledger WHERE $__timeFilter(minute) AND topic IN (${stream:singlequote})"
@@ -119,14 +119,23 @@ _PROCESS: Final = Row(
             "timeseries",
             Text("Messages behind Kafka", "Kafka 积压"),
             Text("Messages between what was read and the ends of the partitions", "已读取位置与分区末尾之间的消息数"),
-            expr="sum by (topic) (livepulse_consumer_lag_messages)",
-            legend="{{topic}}",
+            expr="sum by (instance) (livepulse_lag_messages)",
+            legend="{{instance}}",
             width=8,
         ),
         Panel(
             "timeseries",
-            Text("Time to make an epoch durable", "批次落盘耗时"),
-            Text("99th percentile of rows into the store and state to disk", "写入存储与状态落盘耗时的 99 分位"),
+            Text("Behind the clock", "落后时钟"),
+            Text("How far the watermark is behind the clock: the out-of-orderness (5 min) and some seconds", "水位线落后当前时间:约为乱序容忍时间(5 分钟)加数秒"),
+            expr="max by (instance) (livepulse_watermark_delay_seconds)",
+            legend="{{instance}}",
+            unit="s",
+            width=8,
+        ),
+        Panel(
+            "timeseries",
+            Text("Time between commits", "提交间隔"),
+            Text("99th percentile of the time from one commit of offsets and state to the next", "两次提交(偏移与状态)之间耗时的 99 分位"),
             expr="histogram_quantile(0.99, sum by (le) (rate(livepulse_epoch_seconds_bucket[$__rate_interval])))",
             legend="p99",
             unit="s",
@@ -135,16 +144,48 @@ _PROCESS: Final = Row(
         ),
         Panel(
             "timeseries",
-            Text("Memory", "内存"),
-            Text("Resident memory of each engine process", "每个引擎进程的常驻内存"),
-            expr='process_resident_memory_bytes{job="livepulse"}',
+            Text("Time of an insert", "写入耗时"),
+            Text("99th percentile by table, repetitions included", "各表写入耗时的 99 分位,含重试"),
+            expr="histogram_quantile(0.99, sum by (le, table) (rate(livepulse_sink_seconds_bucket[$__rate_interval])))",
+            legend="{{table}}",
+            unit="s",
+            width=8,
+        ),
+        Panel(
+            "timeseries",
+            Text("Repeated calls of the store", "存储重试"),
+            Text("Calls a second that had to be repeated; more than none for minutes: the store is in trouble", "每秒重试次数;持续大于零说明存储异常"),
+            expr="sum(rate(livepulse_sink_retries_total[$__rate_interval]))",
+            legend="retries",
+            unit="cps",
+            width=8,
+            colours={"retries": VERMILION},
+        ),
+        Panel(
+            "timeseries",
+            Text("Audit mismatches", "对账差异"),
+            Text("Figures that differ from their recomputation, within an hour; any is a fault", "一小时内与重算结果不一致的数值个数;大于零即为故障"),
+            expr="sum by (view) (increase(livepulse_audit_mismatch_total[1h]))",
+            legend="{{view}}",
+            width=8,
+        ),
+        Panel(
+            "timeseries",
+            Text("State for recovery", "恢复状态大小"),
+            Text("Size of the recovery files of shards and families", "各分片与指标族恢复文件的大小"),
+            expr="sum by (instance) (livepulse_state_bytes)",
             legend="{{instance}}",
             unit="bytes",
-            width=8,
-            colours={"livepulse": BLUE},
+        ),
+        Panel(
+            "timeseries",
+            Text("Parts of tables", "表分区片段数"),
+            Text("Active parts: inserts slow down at 1,000 and fail at 3,000", "活跃片段数:达到 1000 时写入变慢,3000 时失败"),
+            expr="topk(8, max by (table) (livepulse_parts))",
+            legend="{{table}}",
         ),
     ),
-)
+)  # fmt: skip
 
 ENGINE_HEALTH: Final = Board(
     "livepulse-engine",

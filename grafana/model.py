@@ -49,13 +49,18 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """How a table shows one column. `link`: board that its cells lead to, `as_variable` being what they set there."""
+    """How a table shows one column.
+
+    `link`: board that its cells lead to; they set `as_variable` there, and the variables that `and_columns` name take
+    those columns of the row.
+    """
 
     title: Text
     unit: str = ""
     decimals: int | None = None
     link: str = ""
     as_variable: str = ""
+    and_columns: tuple[str, ...] = ()
     heat: bool = False  # coloured by its value
 
 
@@ -82,6 +87,7 @@ class Panel:
     columns: Mapping[str, Column] = field(default_factory=dict)
     stacked: bool = False
     log_scale: bool = False
+    entity: str = "topic"  # of a state timeline: the column that makes its lines
     rows_max: int = 5_000
     content: Text | None = None
     no_value: Text = NO_DATA

@@ -22,6 +22,7 @@ STAGES: Final = {
     "unknown": "#5A5A5A",
 }  # fmt: skip
 OUTCOMES: Final = {"accepted": GREEN, "duplicate": SKY, "late": ORANGE, "rejected": VERMILION, "filtered": GREY}
+SEVERITIES: Final = {"critical": VERMILION, "warning": ORANGE, "info": SKY}
 LADDER: Final = {"created": SKY, "paid": GREEN, "refunded": VERMILION, "net": BLUE}
 
 

@@ -149,8 +149,9 @@ def _column(name: str, column: Column, language: Language) -> dashboard.Dashboar
         cell = {"type": "color-background", "mode": "basic"}
         properties.append(dashboard.DynamicConfigValue(id_val="custom.cellOptions", value=cell))
     if column.link:
-        chosen = f"var-{quote(column.as_variable)}=${{__value.raw:percentencode}}"
-        target = f"/d/{quote(column.link)}?{chosen}&${{__url_time_range}}"
+        chosen = f"var-{quote(column.as_variable)}=${{__value.raw:percentencode}}&" if column.as_variable else ""
+        chosen += "".join(f"var-{name}=${{__data.fields.{name}:percentencode}}&" for name in column.and_columns)
+        target = f"/d/{quote(column.link)}?{chosen}${{__url_time_range}}"
         link = {"title": column.title.of(language), "url": target}
         properties.append(dashboard.DynamicConfigValue(id_val="links", value=[link]))
     return _override(name, properties)
@@ -171,6 +172,6 @@ def transformations(panel: Panel) -> list[dashboard.DataTransformerConfig] | Non
     return [
         dashboard.DataTransformerConfig(
             id_val="partitionByValues",
-            options={"fields": ["topic"], "keepFields": False, "naming": {"asLabels": False}},
+            options={"fields": [panel.entity], "keepFields": False, "naming": {"asLabels": False}},
         )
     ]

@@ -9,6 +9,8 @@ from grafana.palette import BLUE
 
 LIVE_BOARD: Final = "livepulse-room"
 TOPIC_BOARD: Final = "livepulse-topics"
+OPS_BOARD: Final = "livepulse-ops"
+ENGINE_BOARD: Final = "livepulse-engine"
 
 
 def stat(

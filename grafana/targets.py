@@ -16,8 +16,8 @@ PROMETHEUS: Final = "metrics"
 """Name of the variable that chooses the Prometheus data source."""
 
 ANNOTATION_SQL: Final = (
-    "SELECT window_start AS time, explanation AS text, severity AS tags FROM anomalies "
-    "WHERE $__timeFilter(window_start) AND route = 'business' AND state != 'merged' ORDER BY time LIMIT 100"
+    "SELECT window_start AS time, explanation AS text, concat(severity, ',', kind, ',', route) AS tags FROM anomalies "
+    "WHERE $__timeFilter(window_start) AND severity != 'info' AND state != 'merged' ORDER BY time DESC LIMIT 100"
 )
 
 

@@ -48,22 +48,27 @@ export function table(panel, told, context) {
   const limits = matrix ? spread(told.rows, hot.map((c) => c.at)) : null;
   for (const column of hot) column.limits = limits ?? spread(told.rows, [column.at]);
   const head = element("tr", {}, ...columns.map((c) => element("th", { scope: "col", class: c.numeric ? "n" : "" }, c.title)));
-  const rows = told.rows.slice(0, 1000).map((row) => element("tr", {}, ...columns.map((c) => cell(c, row[c.at], context))));
+  const rows = told.rows.slice(0, 1000).map((row) => element("tr", {}, ...columns.map((c) => cell(c, row[c.at], context, beside(columns, row)))));
   const made = element("table", { class: matrix ? "matrix" : "" }, element("thead", {}, head), element("tbody", {}, ...rows));
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": panel.title }, made);
 }
 
 function pairs(columns, row, context) {
-  const rows = columns.map((c) => element("tr", {}, element("th", { scope: "row" }, c.title), cell({ ...c, numeric: false }, row[c.at], context)));
+  const rows = columns.map((c) => element("tr", {}, element("th", { scope: "row" }, c.title), cell({ ...c, numeric: false }, row[c.at], context, beside(columns, row))));
   return element("div", { class: "scroll", tabindex: "0" }, element("table", { class: "pairs" }, element("tbody", {}, ...rows)));
 }
 
-function cell(column, value, context) {
+// Another column of the same row, by its name.
+const beside = (columns, row) => (name) => row[columns.find((c) => c.name === name)?.at] ?? "";
+
+function cell(column, value, context, other) {
   const text = shown(value, column.unit, column.decimals, context.zone);
   const level = column.limits && typeof value === "number" ? Math.round((6 * (value - column.limits[0])) / (column.limits[1] - column.limits[0] || 1)) : null;
   const made = element("td", { class: (column.numeric ? "n" : "") + (level === null ? "" : ` heat${level}`) });
   if (column.link && value !== null && value !== "") {
-    const target = column.link.replace("${__value.raw:percentencode}", encodeURIComponent(value)).replace("${__url_time_range}", context.range());
+    const target = column.link.replace("${__value.raw:percentencode}", encodeURIComponent(value))
+      .replace(/\$\{__data\.fields\.(\w+):percentencode\}/g, (_, name) => encodeURIComponent(other(name)))
+      .replace("${__url_time_range}", context.range());
     made.append(element("a", { href: target }, text));
   } else made.append(text);
   if (text.length > 40) made.title = text;
