@@ -39,6 +39,7 @@ env: ## Write .env with random passwords for docker-compose.yml (never over one 
 	@umask 077; random() { head -c 24 /dev/urandom | base64 | tr '+/' '-_'; }; { \
 	  for name in CLICKHOUSE_PASSWORD READER_PASSWORD GRAFANA_PASSWORD; do echo "LIVEPULSE_$$name=$$(random)"; done; \
 	  echo "LIVEPULSE_KAFKA_CLUSTER=$$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=')"; \
+	  for name in OPERATORS SRE; do echo "LIVEPULSE_$${name}_WEBHOOK=http://nobody.invalid/yet"; done; \
 	  echo "LIVEPULSE_LANGUAGE=en"; } > .env
 	@echo "wrote .env (mode 0600); docker compose up -d starts everything, --profile simulate adds traffic"
 

@@ -1,4 +1,4 @@
-"""Provisioning files: Grafana's data sources and dashboard folder, written with the boards and checked with them."""
+"""Provisioning files: data sources, dashboard folder and alerts of Grafana, written and checked with the boards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from grafana import build
+from grafana import alerting, build
 from grafana.boards import BOARDS
 from grafana.targets import PLUGIN
 
@@ -66,6 +66,7 @@ def files() -> Iterator[tuple[str, str]]:
     yield from build.files(BOARDS)
     yield "provisioning/datasources/livepulse.yaml", _SOURCES
     yield "provisioning/dashboards/livepulse.yaml", _DASHBOARDS
+    yield "provisioning/alerting/livepulse.yaml", alerting.text()
 
 
 def write(root: Path = ROOT) -> list[str]:
@@ -87,7 +88,7 @@ def drift(root: Path = ROOT) -> list[str]:
     wanted = dict(files())
     present = {
         path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
-        for folder in ("dashboards", "provisioning/datasources", "provisioning/dashboards")
+        for folder in ("dashboards", "provisioning")
         for path in (root / folder).rglob("*")
         if path.is_file()
     }

@@ -18,6 +18,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 KEYS = {
     "image", "build", "user", "environment", "command", "ports", "volumes", "healthcheck", "depends_on", "restart",
     "security_opt", "cap_drop", "logging", "read_only", "tmpfs", "ulimits", "profiles", "stop_grace_period",
+    "secrets",
 }  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def test_make_env_writes_every_variable_once_and_keeps_what_is_there(tmp_path: P
     written = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert set(re.findall(r"\$\{(\w+):\?", TEXT)) <= set(written)
+    assert {secret["environment"] for secret in COMPOSE["secrets"].values()} <= set(written)
     passwords = [value for name, value in written.items() if "PASSWORD" in name]
     assert len(set(passwords)) == 3
     assert all(len(value) >= 32 for value in passwords)
