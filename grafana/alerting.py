@@ -204,7 +204,7 @@ def _policies() -> dict[str, Any]:
         "group_by": ["alertname", "route"],
         "group_wait": "10s",
         "group_interval": "1m",
-        "repeat_interval": "4m",  # Alertmanager takes an alert that is not told again for resolved
+        "repeat_interval": "1m",  # Alertmanager takes one that is not told again within four minutes for resolved
         "routes": [
             route("operators", "business", "info", "nights", "weekends"),
             route("operators", "business", "warning", "nights"),

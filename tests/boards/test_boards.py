@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from grafana import provisioning
+from grafana.alerting import RULES, AlertRule
 from grafana.anomalies import ANOMALIES
 from grafana.boards import BOARDS
 from grafana.build import plain
@@ -150,3 +151,14 @@ def test_the_funnel_board_tells_the_planted_truth(filled: Filled) -> None:
     rows = filled.store.ask(expand(panel["targets"][0]["rawSql"], time, values)).rows
     assert [reached for _, reached in rows] == list(expected.values())
     assert sum(expected.values()) > 1_000
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.uid)
+def test_alert_rules_of_grafana_give_one_figure_a_row(rule: AlertRule, filled: Filled) -> None:
+    time = Range(0, 4_000_000_000_000) if "$__timeFilter" in rule.sql else HOUR  # all of the store
+    answer = filled.store.ask(expand(rule.sql, time, {}))
+    kinds = [kind.removeprefix("LowCardinality(").removeprefix("Nullable(") for _, kind in answer.columns]
+    assert sum(kind.startswith(("UInt", "Int", "Float")) for kind in kinds) == 1
+    assert all(kind.startswith(("UInt", "Int", "Float", "String")) for kind in kinds)  # Grafana takes text for labels
+    assert answer.rows or rule.uid in ("livepulse-anomaly", "livepulse-rejected-share")  # may be quiet; no traffic now
