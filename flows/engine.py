@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,10 +22,13 @@ from flows.families import step_config, time_bounds, wanted_columns
 from flows.file_feed import FileFeed
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_start import Lane, absent_topics, first_offsets, list_lanes
+from flows.metrics import EngineMetrics
 from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
+from flows.standing import StandingBoard, reported
+from flows.telemetry import Standing, configure_logging
 from flows.worker import Outcome, StoreAddress, WorkerPlan, now_ms, ours, process_main, work
 from sinks import embedded
 from sinks.rows_sink import RowsSink
@@ -48,7 +51,14 @@ def run(settings: Settings) -> int:
     """
     drain = threading.Event()
     recovery = RecoveryDir(settings.recovery_path)
-    with recovery.lock(), _store(settings) as address, _signals(drain):
+    screen = configure_logging()  # the one that the progress line is drawn on
+    with ExitStack() as stack:
+        stack.enter_context(recovery.lock())
+        address = stack.enter_context(_store(settings))
+        stack.enter_context(_signals(drain))
+        StandingBoard.create(recovery.standing_path, settings.workers)
+        standing = StandingBoard(recovery.standing_path, settings.workers)
+        stack.enter_context(reported(screen, standing.read))
         while not drain.is_set():
             lanes = _wait_for_lanes(settings, drain)
             if not lanes:
@@ -206,13 +216,15 @@ def _backfill_into(files: Sequence[Path], settings: Settings, address: StoreAddr
     bounds = time_bounds(settings)
     intake = Intake(bounds, AlignmentBoard(None, 0, 1), 0, follow_clock=False)
     builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
+    metrics = EngineMetrics()
     feed = FileFeed(files, intake, builder, batch_lines=settings.batch_messages, max_waiting=400_000, clock=now_ms)
-    run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True)
+    run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True, metrics=metrics)
     config = step_config(settings, sources=1, generation=1, state_dir=None)
     flow = build(IntakeSource(run, feed.names), RowsSink(address.connect, owner=True), config)
     began = time.monotonic()
     try:
-        run_main(flow, epoch_interval=_BACKFILL_EPOCH)
+        with reported(configure_logging(), lambda: Standing(metrics.consumed, metrics.watermark, done=feed.done)):
+            run_main(flow, epoch_interval=_BACKFILL_EPOCH)
     except BaseException as error:
         raise ours(error) from error
     finally:

@@ -15,6 +15,7 @@ from flows.errors import BadSetting
 from flows.kernel import MergeKernel, ShardKernel
 from flows.ledger import LedgerMerge
 from flows.messages import packed
+from flows.metrics import EngineMetrics
 from flows.settings import Settings
 from flows.steps import StepConfig
 from flows.topic_heat import HeatMerge, HeatShard
@@ -45,7 +46,9 @@ def wanted_columns(settings: Settings) -> frozenset[str]:
     return frozenset().union(*(kernel.columns for kernel in kernels))
 
 
-def step_config(settings: Settings, *, sources: int, generation: int, state_dir: Path | None) -> StepConfig:
+def step_config(
+    settings: Settings, *, sources: int, generation: int, state_dir: Path | None, metrics: EngineMetrics | None = None
+) -> StepConfig:
     """The configuration of the stateful steps."""
     bounds = time_bounds(settings)
     return StepConfig(
@@ -60,6 +63,7 @@ def step_config(settings: Settings, *, sources: int, generation: int, state_dir:
         admission=lambda: Admission(bounds, settings.dedupe_horizon_ms, dedupe=settings.dedupe),
         shard_kernels=_shard_kernels(settings),
         merge_kernels=_merge_kernels(settings),
+        metrics=metrics or EngineMetrics(),
     )
 
 

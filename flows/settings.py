@@ -177,6 +177,10 @@ class Settings(BaseModel):
     declare: Paths = ()
     """TOML files with own funnels, heat weights, dimensions (see examples/)."""
 
+    # Operations
+    metrics_port: int = Field(9464, ge=0, le=65_000)
+    """Loopback port of /metrics, /livez and /readyz (worker n: n ports further); 0: none."""
+
     @field_validator("platform_zone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:

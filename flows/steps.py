@@ -6,7 +6,7 @@ Thin: Bytewax calls, kernels compute. Bytewax gives a builder no key, so a step 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +16,7 @@ from flows.admission import Admission, Admitted
 from flows.kernel import MergeKernel, Persistent, Progress, ShardKernel
 from flows.ledger import outcome_counts
 from flows.messages import MIN_TIME, Frame, MergeItem, Rows, ShardItem, unpacked
+from flows.metrics import EngineMetrics
 from flows.parts import kind_names
 from flows.state_log import Manifest, StateLog, read_manifest
 from flows.watermark import CombinedWatermark
@@ -43,6 +44,7 @@ class StepConfig:
     admission: Callable[[], Admission]
     shard_kernels: Callable[[], list[ShardKernel]]
     merge_kernels: Mapping[str, Callable[[], MergeKernel]]
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
 
 
 class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], bytes]):
@@ -88,6 +90,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
         out: list[tuple[str, MergeItem | Rows]] = []
         if frames:
             admitted = self._admission.admit(pl.concat(frames) if len(frames) > 1 else frames[0], before)
+            self._config.metrics.admitted(admitted.accepted.height, admitted.duplicate.height, admitted.late.height)
             increments[LEDGER] = _ledger_of(admitted)
             out = self._rows_of(admitted)
             self._fold(admitted.accepted, replace(progress, watermark=before), increments)
@@ -121,7 +124,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
             "watermark": self._mark.watermark,
             "last_event_time": self._mark.last_event_time,
         }
-        return self._log_of().write(self._parts, facts)
+        return _written(self._log_of(), self._parts, facts, self._config.metrics)
 
 
 class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
@@ -197,7 +200,14 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
             "watermark": self._mark.watermark,
             "last_event_time": self._mark.last_event_time,
         }
-        return self._log.write({self._kernel.name: self._kernel}, facts)
+        return _written(self._log, {self._kernel.name: self._kernel}, facts, self._config.metrics)
+
+
+def _written(log: StateLog, parts: Mapping[str, Persistent], facts: dict[str, int], metrics: EngineMetrics) -> bytes:
+    before = log.bytes_written
+    manifest = log.write(parts, facts)
+    metrics.state(log.key, log.bytes_written - before, log.size)
+    return manifest
 
 
 def _ledger_of(admitted: Admitted) -> list[pl.DataFrame]:

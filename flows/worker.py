@@ -24,6 +24,8 @@ from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
 from flows.messages import MergeItem, ShardItem, SourceProgress
+from flows.metrics import EngineMetrics
+from flows.monitor import monitored
 from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
 from flows.settings import Settings
@@ -62,9 +64,11 @@ class StoreAddress:
     password: str
     database: str
 
-    def connect(self) -> Store:
-        """A connection of one's own."""
-        return Store.connect(self.url, user=self.user, password=self.password, database=self.database)
+    def connect(self, on_retry: Callable[[], None] | None = None) -> Store:
+        """A connection of one's own; `on_retry` is told of calls that had to be repeated."""
+        store = Store.connect(self.url, user=self.user, password=self.password, database=self.database)
+        store.on_retry = on_retry or store.on_retry
+        return store
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +108,13 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     intake = Intake(bounds, board, plan.index, follow_clock=True)
     consumer = make_consumer(settings)
     builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
-    feed = ResumingFeed(
-        KafkaFeed(
-            consumer, intake, builder,
-            prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
-            known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
-        ),
-        settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store),
+    reading = KafkaFeed(
+        consumer, intake, builder,
+        prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
+        known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
     )  # fmt: skip
+    metrics = _metrics_of(reading, intake)
+    feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store))
     run = SourceRun(
         intake,
         feed,
@@ -120,16 +123,20 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         _ROUND_EVENTS,
         bounded=False,
         drain=drain,
+        metrics=metrics,
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
-    sink = RowsSink(plan.store.connect, owner=plan.index == 0)
+    sink = RowsSink(lambda: plan.store.connect(metrics.retried), owner=plan.index == 0, observe=metrics.inserted)
     warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
-    config = step_config(settings, sources=sources, generation=plan.generation, state_dir=recovery.state_dir)
+    config = step_config(
+        settings, sources=sources, generation=plan.generation, state_dir=recovery.state_dir, metrics=metrics
+    )
     try:
         warm_up(config, builder)
         log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
-        _run(build(source, sink, config), plan, recovery.config())
+        with monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect):
+            _run(build(source, sink, config), plan, recovery.config())
     except BaseException as error:
         raise ours(error) from error
     finally:
@@ -137,11 +144,24 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
 
 
+def _metrics_of(feed: KafkaFeed, intake: Intake) -> EngineMetrics:
+    """Figures that know how far the feed is."""
+    metrics = EngineMetrics()
+    metrics.lag = lambda: feed.lag
+    metrics.lag_ms = lambda: intake.lag_ms if intake.lagging(0) else 0
+
+    def heard() -> None:
+        metrics.health.broker = time.monotonic()
+
+    feed.heard = heard
+    return metrics
+
+
 def warm_up(config: StepConfig, builder: PartBuilder) -> None:
     """Load the compiled code before the first event: steps that are thrown away fold one invented event each."""
     now = now_ms()
     frame = builder.example(now)
-    config = replace(config, state_dir=None)
+    config = replace(config, state_dir=None, metrics=EngineMetrics())
     progress = SourceProgress(0, now, idle=True, now=now, early=True, end=True, last_event_time=now)
     shard = ShardLogic(replace(config, sources=1), None)
     out, _ = shard.on_batch([ShardItem(0, frame, progress)])

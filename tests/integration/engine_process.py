@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+from flows.broker import free_port
 from sinks import embedded
 from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 
@@ -22,10 +26,11 @@ class EngineProcess:
 
     def __init__(self, brokers: str, prefix: str, store: Path, *flags: str) -> None:
         self.store = store
+        self.metrics_port = free_port()
         self._log = store.with_suffix(".log")
         self._command = [
             sys.executable, "-m", "flows.cli", "run", "--brokers", brokers, "--topic-prefix", prefix,
-            "--store", str(store), "--group", prefix, *flags,
+            "--store", str(store), "--group", prefix, "--metrics-port", str(self.metrics_port), *flags,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -59,6 +64,21 @@ class EngineProcess:
     def said(self) -> str:
         """What it printed."""
         return self._log.read_text() if self._log.exists() else ""
+
+    def asked(self, path: str) -> tuple[int, str]:
+        """Status and body of the operators' endpoint; (0, "") while there is none."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self.asked("/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{| )", line))
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         """Rows of a query; none while the store is not up or not migrated yet."""
