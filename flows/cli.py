@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_bench, cli_traffic
+from flows import cli_bench, cli_deadletters, cli_traffic
 from flows.cli_options import (
     ALL_FIELDS,
     EPILOG,
@@ -38,6 +38,11 @@ app.command("simulate", rich_help_panel=TRY)(cli_traffic.simulate)
 app.command("replay", rich_help_panel=TRY)(cli_traffic.replay)
 bench_app.command("throughput")(cli_bench.throughput)
 bench_app.command("latency")(cli_bench.latency)
+letters_app = typer.Typer(help="Rejected messages: list them, look at one, send them again.", no_args_is_help=True)
+letters_app.command("list")(cli_deadletters.list_)
+letters_app.command("show")(cli_deadletters.show)
+letters_app.command("replay")(cli_deadletters.replay)
+app.add_typer(letters_app, name="deadletters", rich_help_panel=LOOK)
 app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
 

@@ -22,6 +22,7 @@ SECTIONS: Final = {
     "platform_zone": "Meaning of events",
     "out_of_orderness_ms": "Time",
     "families": "Families",
+    "dead_letters_topic": "Bad input",
     "metrics_port": "Operations",
 }
 """First field of a section → its title, in the order of `Settings`."""
@@ -32,7 +33,7 @@ KAFKA_FIELDS: Final = ("brokers", "kafka", "topic_prefix")
 LIVE_ONLY: Final = frozenset(
     {"brokers", "group", "kafka", "topic_prefix", "from_", "accept_loss", "recovery_dir", "state_fsync", "workers",
      "epoch_ms", "idle_timeout_ms", "reopen_ms", "early_interval_ms", "backlog_after_ms",
-     "metrics_port"}
+     "metrics_port", "dead_letters_topic"}
 )  # fmt: skip
 """Fields that mean nothing to a backfill."""
 

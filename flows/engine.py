@@ -25,6 +25,7 @@ from flows.kafka_start import Lane, absent_topics, first_offsets, list_lanes
 from flows.metrics import EngineMetrics
 from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
+from flows.reject_guard import RejectGuard
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
 from flows.standing import StandingBoard, reported
@@ -219,6 +220,7 @@ def _backfill_into(files: Sequence[Path], settings: Settings, address: StoreAddr
     metrics = EngineMetrics()
     feed = FileFeed(files, intake, builder, batch_lines=settings.batch_messages, max_waiting=400_000, clock=now_ms)
     run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True, metrics=metrics)
+    run.guard = RejectGuard(settings.reject_ratio, settings.reject_window)
     config = step_config(settings, sources=1, generation=1, state_dir=None)
     flow = build(IntakeSource(run, feed.names), RowsSink(address.connect, owner=True), config)
     began = time.monotonic()

@@ -177,6 +177,14 @@ class Settings(BaseModel):
     declare: Paths = ()
     """TOML files with own funnels, heat weights, dimensions (see examples/)."""
 
+    # Bad input
+    dead_letters_topic: str = Field("livepulse.dead_letters", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    """Kafka topic that dead letters go to beside the view; made if absent; empty: none."""
+    reject_ratio: float = Field(0.5, gt=0, le=1)
+    """The engine stops when more than this share of a partition's messages is rejected; 1: never."""
+    reject_window: int = Field(10_000, ge=1)
+    """Messages of a partition over which that share is taken."""
+
     # Operations
     metrics_port: int = Field(9464, ge=0, le=65_000)
     """Loopback port of /metrics, /livez and /readyz (worker n: n ports further); 0: none."""

@@ -19,6 +19,7 @@ from flows.errors import Stop
 from flows.intake import Intake
 from flows.messages import MIN_TIME, SourceItem, SourceProgress
 from flows.metrics import EngineMetrics
+from flows.reject_guard import RejectGuard
 
 _FORMAT = 1
 _IDLE_WAIT = timedelta(milliseconds=20)  # each partition asks by itself: 16 of them every 5 ms took a tenth of a core
@@ -65,6 +66,7 @@ class SourceRun:
     bounded: bool
     drain: threading.Event = field(default_factory=threading.Event)  # stop cleanly, nothing to replay
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    guard: RejectGuard = field(default_factory=RejectGuard)
     _left: int = 0
     _last_emit: int = 0
     _last_round: int = 0
@@ -86,6 +88,7 @@ class SourceRun:
             if taken.frame is not None:
                 self._left -= taken.frame.height
             self.metrics.took(taken)
+            self.guard.count(name, taken)
             items.append(SourceItem(taken, self._progress(now)))
         if items:
             self._last_emit = now

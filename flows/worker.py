@@ -28,15 +28,17 @@ from flows.metrics import EngineMetrics
 from flows.monitor import monitored
 from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
+from flows.reject_guard import RejectGuard
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
 from flows.steps import MergeLogic, ShardLogic, StepConfig
 from flows.telemetry import configure_logging
 from schemas.rows import RowsError
 from sinks.clickhouse import Store, StoreDownError, StoreError
+from sinks.dead_letter import DeadLetterTopic, DeadLetterWriter
 from sinks.embedded import EmbeddedError
 from sinks.migration import SchemaError
-from sinks.rows_sink import RowsSink
+from sinks.rows_sink import RowsSink, Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,9 +126,10 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         bounded=False,
         drain=drain,
         metrics=metrics,
+        guard=RejectGuard(settings.reject_ratio, settings.reject_window),
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
-    sink = RowsSink(lambda: plan.store.connect(metrics.retried), owner=plan.index == 0, observe=metrics.inserted)
+    sink = RowsSink(lambda: _writer(plan, metrics), owner=plan.index == 0, observe=metrics.inserted)
     warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
     config = step_config(
@@ -142,6 +145,15 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     finally:
         feed.close()
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
+
+
+def _writer(plan: WorkerPlan, metrics: EngineMetrics) -> Writer:
+    """The store, and Kafka before it for dead letters."""
+    store = plan.store.connect(metrics.retried)
+    topic = plan.settings.dead_letters_topic
+    if not topic:
+        return store
+    return DeadLetterWriter(store, DeadLetterTopic(plan.settings.client_properties(), plan.settings.topic(topic)))
 
 
 def _metrics_of(feed: KafkaFeed, intake: Intake) -> EngineMetrics:

@@ -28,16 +28,21 @@ class EngineProcess:
         self.store = store
         self.metrics_port = free_port()
         self._log = store.with_suffix(".log")
+        self.flags = flags
+        self.environment: dict[str, str] = {}
         self._command = [
             sys.executable, "-m", "flows.cli", "run", "--brokers", brokers, "--topic-prefix", prefix,
-            "--store", str(store), "--group", prefix, "--metrics-port", str(self.metrics_port), *flags,
+            "--store", str(store), "--group", prefix, "--metrics-port", str(self.metrics_port),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; does not wait."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                [*self._command, *self.flags], cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **self.environment},
+            )  # fmt: skip
 
     @property
     def running(self) -> bool:
