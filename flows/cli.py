@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_bench, cli_deadletters, cli_traffic
+from flows import cli_audit, cli_bench, cli_deadletters, cli_traffic
 from flows.cli_options import (
     ALL_FIELDS,
     EPILOG,
@@ -38,6 +38,8 @@ app.command("simulate", rich_help_panel=TRY)(cli_traffic.simulate)
 app.command("replay", rich_help_panel=TRY)(cli_traffic.replay)
 bench_app.command("throughput")(cli_bench.throughput)
 bench_app.command("latency")(cli_bench.latency)
+app.command("reconcile", epilog=EPILOG, rich_help_panel=LOOK)(cli_audit.reconcile)
+app.command("repair", epilog=EPILOG, rich_help_panel=RUN)(cli_audit.repair)
 letters_app = typer.Typer(help="Rejected messages: list them, look at one, send them again.", no_args_is_help=True)
 letters_app.command("list")(cli_deadletters.list_)
 letters_app.command("show")(cli_deadletters.show)

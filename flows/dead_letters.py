@@ -64,7 +64,7 @@ def summary(store: Store, wanted: Wanted) -> list[dict[str, Any]]:
     """How many there are, by reason and topic, with an example."""
     condition, bound = wanted.sql()
     return store.query(
-        "SELECT reason, topic, count() AS messages, min(ingest_time) AS first, max(ingest_time) AS last,"  # noqa: S608
+        "SELECT reason, topic, count() AS messages, min(ingest_time) AS first, max(ingest_time) AS last,"
         " concat(topic, '/', toString(argMax(partition, ingest_time)), '/', toString(argMax(offset, ingest_time)))"
         f" AS example FROM {store.database}.dead_letters WHERE {condition}"
         " GROUP BY reason, topic ORDER BY messages DESC, reason, topic",
@@ -78,7 +78,7 @@ def letters(store: Store, wanted: Wanted) -> Iterator[Letter]:
     after: tuple[str, int, int] = ("", -1, -1)
     while True:
         rows = store.query(
-            "SELECT topic, partition, offset, reason, detail, toString(ingest_time) AS ingest_time,"  # noqa: S608
+            "SELECT topic, partition, offset, reason, detail, toString(ingest_time) AS ingest_time,"
             f" base64Encode(raw) AS raw FROM {store.database}.dead_letters WHERE ({condition}) AND"
             " (topic, partition, offset) > ({t:String}, {p:Int32}, {o:Int64})"
             f" ORDER BY topic, partition, offset LIMIT {_PAGE}",
@@ -102,7 +102,7 @@ def letter(store: Store, origin: str) -> Letter:
     if not (partition.isdigit() and offset.isdigit()):
         raise Usage(f"{origin!r} is no place of a message; write topic/partition/offset, as `deadletters list` does")
     rows = store.query(
-        "SELECT topic, partition, offset, reason, detail, toString(ingest_time) AS ingest_time,"  # noqa: S608
+        "SELECT topic, partition, offset, reason, detail, toString(ingest_time) AS ingest_time,"
         f" base64Encode(raw) AS raw FROM {store.database}.dead_letters"
         " WHERE topic = {t:String} AND partition = {p:Int32} AND offset = {o:Int64}",
         {"t": topic, "p": int(partition), "o": int(offset)},

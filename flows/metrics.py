@@ -6,7 +6,7 @@ Counting is by batch, table and epoch, never by event. One `EngineMetrics` a pro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -182,7 +182,7 @@ class EngineMetrics:
         for table, count in active.items():
             self._gauges[PARTS].labels(table).set(count)
 
-    def audited(self, mismatches: dict[str, int]) -> None:
+    def audited(self, mismatches: Mapping[str, int]) -> None:
         """An audit ended."""
         self._counters[AUDITS].inc()
         for view, count in mismatches.items():

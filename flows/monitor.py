@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from flows.audit import light
 from flows.metrics import EngineMetrics
 from flows.operations import served
 from flows.settings import Settings
@@ -19,6 +21,7 @@ log = structlog.get_logger()
 
 _STANDING_SECONDS: Final = 0.5
 _PARTS_SECONDS: Final = 15.0
+_SHOWN: Final = 5
 
 
 @contextmanager
@@ -36,7 +39,18 @@ def monitored(
             stack.enter_context(
                 every(_PARTS_SECONDS, _quietly(connect, lambda store: metrics.parts(store.active_parts())))
             )
+            if settings.audit_interval_ms:
+                audit = _quietly(connect, lambda store: _audit(store, settings, metrics))
+                stack.enter_context(every(settings.audit_interval_ms / 1000, audit))
         yield
+
+
+def _audit(store: Store, settings: Settings, metrics: EngineMetrics) -> None:
+    """Compare, count and say what differs."""
+    found = light(store, settings)
+    metrics.audited(Counter(difference.view for difference in found))
+    for difference in found[:_SHOWN]:
+        log.error("a figure is not what its events say; see livepulse reconcile", **difference.plain())
 
 
 def _quietly(connect: Callable[[], Store], ask: Callable[[Store], None]) -> Callable[[], None]:

@@ -188,6 +188,8 @@ class Settings(BaseModel):
     # Operations
     metrics_port: int = Field(9464, ge=0, le=65_000)
     """Loopback port of /metrics, /livez and /readyz (worker n: n ports further); 0: none."""
+    audit_interval_ms: DurationMs = Field(300_000, ge=0)
+    """How often the last closed minutes are recomputed from `events` and compared; 0: never."""
 
     @field_validator("platform_zone")
     @classmethod

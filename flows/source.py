@@ -20,6 +20,7 @@ from flows.intake import Intake
 from flows.messages import MIN_TIME, SourceItem, SourceProgress
 from flows.metrics import EngineMetrics
 from flows.reject_guard import RejectGuard
+from sinks import fail_points
 
 _FORMAT = 1
 _IDLE_WAIT = timedelta(milliseconds=20)  # each partition asks by itself: 16 of them every 5 ms took a tenth of a core
@@ -149,6 +150,7 @@ class _Partition(StatefulSourcePartition[SourceItem, bytes]):
         offset, max_event_time = self._run.intake.position(self._name)
         self._committed = offset
         self._run.metrics.epoch(self._name)
+        fail_points.reach(fail_points.IN_COMMIT)
         return msgspec.msgpack.encode(PartitionState(_FORMAT, offset, max_event_time))
 
 

@@ -88,4 +88,4 @@ def every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(5)
+        thread.join(1)

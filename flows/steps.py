@@ -20,6 +20,7 @@ from flows.metrics import EngineMetrics
 from flows.parts import kind_names
 from flows.state_log import Manifest, StateLog, read_manifest
 from flows.watermark import CombinedWatermark
+from sinks import fail_points
 
 LEDGER = "ledger"
 ROUTER = -1
@@ -206,6 +207,7 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
 def _written(log: StateLog, parts: Mapping[str, Persistent], facts: dict[str, int], metrics: EngineMetrics) -> bytes:
     before = log.bytes_written
     manifest = log.write(parts, facts)
+    fail_points.reach(fail_points.STATE_WRITTEN)
     metrics.state(log.key, log.bytes_written - before, log.size)
     return manifest
 

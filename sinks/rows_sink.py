@@ -9,6 +9,8 @@ from typing import Protocol
 import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from sinks import fail_points
+
 _MAX_BUFFERED_ROWS = 500_000
 _MAX_AGE_SECONDS = 0.4  # rows come twice a second and replace older ones, so that they need not wait for the epoch
 _PART = "store"
@@ -63,12 +65,14 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
             frame = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
             self._writer.insert(table, frame)
             self._observe(table, frame.height, time.monotonic() - began)
+            fail_points.reach(fail_points.IN_FLUSH)
         self._buffers, self._rows = {}, 0
         self._flushed = time.monotonic()
 
     def snapshot(self) -> bytes:
         # Bytewax calls this at the end of an epoch and commits afterwards; a failed insert fails the epoch.
         self._flush()
+        fail_points.reach(fail_points.INSERT_COMMIT)
         return b""
 
     def close(self) -> None:

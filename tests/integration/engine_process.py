@@ -30,8 +30,9 @@ class EngineProcess:
         self._log = store.with_suffix(".log")
         self.flags = flags
         self.environment: dict[str, str] = {}
+        self.program = [sys.executable, "-m", "flows.cli"]
         self._command = [
-            sys.executable, "-m", "flows.cli", "run", "--brokers", brokers, "--topic-prefix", prefix,
+            "run", "--brokers", brokers, "--topic-prefix", prefix,
             "--store", str(store), "--group", prefix, "--metrics-port", str(self.metrics_port),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
@@ -40,7 +41,7 @@ class EngineProcess:
         """Start it; does not wait."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, *self.flags], cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+                [*self.program, *self._command, *self.flags], cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, **self.environment},
             )  # fmt: skip
 
@@ -54,6 +55,15 @@ class EngineProcess:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+
+    def dies_within(self, seconds: float) -> bool:
+        """Whether it ends by itself."""
+        assert self._process is not None
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def stop(self, seconds: float = 30) -> int:
         """SIGTERM; the exit code."""
