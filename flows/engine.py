@@ -18,12 +18,11 @@ from bytewax.testing import run_main
 from flows.dataflow import build
 from flows.durations import format_duration
 from flows.errors import CHECK_FAILED, OK, Stop, Usage
-from flows.families import step_config, time_bounds, wanted_columns
+from flows.families import part_builder, step_config, time_bounds
 from flows.file_feed import FileFeed
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_start import Lane, absent_topics, first_offsets, list_lanes
 from flows.metrics import EngineMetrics
-from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
 from flows.reject_guard import RejectGuard
 from flows.repair import Repaired, RepairWriter, check_range, scratch, write_lines
@@ -217,7 +216,7 @@ def backfill(files: Sequence[Path], settings: Settings, *, replace: bool = False
 def _backfill_into(files: Sequence[Path], settings: Settings, connect: Callable[[], Writer]) -> FileFeed:
     bounds = time_bounds(settings)
     intake = Intake(bounds, AlignmentBoard(None, 0, 1), 0, follow_clock=False)
-    builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
+    builder = part_builder(settings)
     metrics = EngineMetrics()
     feed = FileFeed(files, intake, builder, batch_lines=settings.batch_messages, max_waiting=400_000, clock=now_ms)
     run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True, metrics=metrics)

@@ -16,6 +16,8 @@ from flows.kernel import MergeKernel, ShardKernel
 from flows.ledger import LedgerMerge
 from flows.messages import packed
 from flows.metrics import EngineMetrics
+from flows.parts import PartBuilder
+from flows.pseudonyms import Pseudonyms
 from flows.settings import Settings
 from flows.steps import StepConfig
 from flows.topic_heat import HeatMerge, HeatShard
@@ -44,6 +46,14 @@ def wanted_columns(settings: Settings) -> frozenset[str]:
         return frozenset(OPTIONAL)
     kernels = _shard_kernels(settings)()
     return frozenset().union(*(kernel.columns for kernel in kernels))
+
+
+def part_builder(settings: Settings) -> PartBuilder:
+    """What judges messages."""
+    key = settings.user_key_file
+    pseudonyms = Pseudonyms.from_file(key) if key is not None else None
+    platforms = frozenset(settings.filter_platforms)
+    return PartBuilder(wanted_columns(settings), settings.limits, time_bounds(settings), platforms, pseudonyms)
 
 
 def step_config(

@@ -44,7 +44,9 @@ class Pseudonyms:
         except OSError as error:
             raise BadSetting("user_key_file", str(path), f"cannot be read: {error.strerror or error}") from error
         if len(key) < _MIN_KEY_BYTES:
-            raise BadSetting("user_key_file", str(path), f"the key has {len(key)} bytes; {_MIN_KEY_BYTES} are the least")
+            raise BadSetting(
+                "user_key_file", str(path), f"the key has {len(key)} bytes; {_MIN_KEY_BYTES} are the least"
+            )
         return cls(key)
 
     def of(self, user_id: str) -> str:

@@ -28,6 +28,7 @@ from pydantic import (
 
 from flows.durations import format_duration, parse_duration, parse_instant
 from flows.errors import BadSetting
+from flows.masking import MASK, remember
 from schemas.events import DIMENSIONS, Limits
 
 FAMILIES: Final = ("activity", "heat", "funnel")
@@ -40,7 +41,6 @@ ENGINE_OWNED: Final = {
     "enable.partition.eof": "the engine needs it as it sets it",
 }
 _SECRET_PROPERTY: Final = re.compile(r"password|secret|key\.pem|jaas|token", re.IGNORECASE)
-MASK: Final = "********"
 
 
 def _listed(value: object) -> object:
@@ -184,6 +184,10 @@ class Settings(BaseModel):
     """The engine stops when more than this share of a partition's messages is rejected; 1: never."""
     reject_window: int = Field(10_000, ge=1)
     """Messages of a partition over which that share is taken."""
+
+    # Privacy
+    user_key_file: Path | None = None
+    """File with a secret key: user ids are stored as keyed hashes (HMAC), in dead letters too; none: as they are."""
 
     # Operations
     metrics_port: int = Field(9464, ge=0, le=65_000)
@@ -332,14 +336,14 @@ class Settings(BaseModel):
             if name.endswith("_file"):
                 properties[name.removesuffix("_file")] = _secret(f"kafka.{name}", Path(text))
             else:
-                properties[name] = text
+                properties[name] = remember(text) if _SECRET_PROPERTY.search(name) else text
         return properties
 
     def password(self) -> str:
         """The store's password, from wherever it is kept; empty if none is set."""
         if self.store_password_file is not None:
             return _secret("store_password_file", self.store_password_file)
-        return self.store_password.get_secret_value() if self.store_password is not None else ""
+        return remember(self.store_password.get_secret_value()) if self.store_password is not None else ""
 
     def sources(self) -> dict[str, str]:
         """Per field, where its value came from: `default`, `livepulse.toml`, `LIVEPULSE_STORE`, `--store`, …"""
@@ -352,7 +356,7 @@ class Settings(BaseModel):
 
 def _secret(setting: str, file: Path) -> str:
     try:
-        return file.expanduser().read_text(encoding="utf-8").strip()
+        return remember(file.expanduser().read_text(encoding="utf-8").strip())
     except OSError as error:
         raise BadSetting(setting, str(file), f"cannot be read: {error.strerror or error}") from error
 

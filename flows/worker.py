@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,11 @@ from bytewax.testing import cluster_main, run_main
 
 from flows.dataflow import build
 from flows.errors import DependencyDown, LivePulseError, Stop
-from flows.families import step_config, time_bounds, wanted_columns
+from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
+from flows.masking import remember
 from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.metrics import EngineMetrics
 from flows.monitor import monitored
@@ -63,12 +64,13 @@ class StoreAddress:
 
     url: str
     user: str
-    password: str
+    password: str = field(repr=False)
     database: str
 
     def connect(self, on_retry: Callable[[], None] | None = None) -> Store:
         """A connection of one's own; `on_retry` is told of calls that had to be repeated."""
-        store = Store.connect(self.url, user=self.user, password=self.password, database=self.database)
+        password = remember(self.password)  # in each process that has it
+        store = Store.connect(self.url, user=self.user, password=password, database=self.database)
         store.on_retry = on_retry or store.on_retry
         return store
 
@@ -109,7 +111,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     board = AlignmentBoard(recovery.alignment_path, plan.index, settings.workers)
     intake = Intake(bounds, board, plan.index, follow_clock=True)
     consumer = make_consumer(settings)
-    builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
+    builder = part_builder(settings)
     reading = KafkaFeed(
         consumer, intake, builder,
         prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
