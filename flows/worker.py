@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import errno
 import signal
 import sys
 import threading
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _ROUND_EVENTS = 100_000
 _MAX_WAITING = 300_000
 
@@ -195,7 +197,9 @@ def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:
 def ours(error: BaseException) -> BaseException:
     """The error of ours that Bytewax wrapped or the store's as one of ours; else `error` itself."""
     seen: BaseException | None = error
-    while seen is not None:
+    met: list[BaseException] = []
+    while seen is not None and seen not in met:  # an error that was raised from itself is its own cause
+        met.append(seen)
         if isinstance(seen, LivePulseError):
             return seen
         if isinstance(seen, StoreDownError | EmbeddedError):
@@ -203,6 +207,9 @@ def ours(error: BaseException) -> BaseException:
         if isinstance(seen, StoreError | RowsError | SchemaError):
             return Stop(str(seen))
         seen = seen.__cause__ or seen.__context__
+    disk = next((e for e in met if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
+    if disk is not None:
+        return Stop(f"recovery state could not be written: {disk.strerror}. Make room, then start again: state is kept")
     return error
 
 

@@ -72,7 +72,7 @@ def test_a_store_that_fails_for_a_while(
     took = time.monotonic() - began
     print(f"\n{mode}: {proxy.lost} replies lost, {proxy.refused} calls refused; all there {took:.1f} s later")
     assert proxy.lost or mode != "lose"
-    assert served.metric("livepulse_sink_retries_total") > 0
+    assert served.metric("livepulse_sink_retries_total") > 0 or mode == "stall"  # it waits for the answer
     assert served.stop() == 0
 
 
