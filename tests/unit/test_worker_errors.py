@@ -10,13 +10,9 @@ from sinks.clickhouse import StoreDownError
 
 
 def wrapped(inner: BaseException) -> BaseException:
-    try:
-        try:
-            raise inner
-        except BaseException as error:
-            raise RuntimeError("panic") from error
-    except RuntimeError as outer:
-        return outer
+    outer = RuntimeError("panic")
+    outer.__cause__ = inner
+    return outer
 
 
 def test_ours_is_found_through_wrappers() -> None:
