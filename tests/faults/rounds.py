@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -21,6 +22,7 @@ POINTS = (fail_points.IN_FLUSH, fail_points.INSERT_COMMIT, fail_points.IN_COMMIT
 # Hits of a point within some seconds of load: an epoch has one, a flush a few, snapshots many.
 _MOST_HITS = dict(zip(POINTS, (24, 10, 60, 40), strict=True))
 MESSAGES = 1_500
+MOST_SECONDS = float(os.environ.get("FAULT_MINUTES", "18")) * 60  # the whole suite ends within half an hour
 STEP_MS = 120  # a round is three minutes of event time: windows close while engines die
 
 
@@ -61,7 +63,11 @@ def die_and_recover(
     """Run `rounds` rounds and compare what is there afterwards with the oracles."""
     rnd, told = random.Random(seed), Path(str(process.store) + ".deaths")
     outcome, reader = Outcome(rounds), Reader(up)
+    began = time.monotonic()
     for number in range(rounds):
+        if time.monotonic() - began > MOST_SECONDS:
+            outcome.rounds = number
+            break
         point = points[number % len(points)]
         delay = f":{rnd.random() * 20:.1f}" if point == fail_points.IN_COMMIT else ""
         process.environment = {
