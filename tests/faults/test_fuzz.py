@@ -65,9 +65,8 @@ def mutated(rnd: random.Random, topic: str) -> bytes:
                 event[name] = rnd.choice(list(event.values()))
             case _:
                 event[f"extra{rnd.randrange(9)}"] = [event.get(name)]
-    raw = bytearray(
-        json.dumps(event).encode() if rnd.random() < 0.5 else compact({k: v for k, v in event.items() if v != "\ud800"})
-    )
+    plain = rnd.random() < 0.5
+    raw = bytearray(json.dumps(event, ensure_ascii=plain).encode("utf-8", "surrogatepass"))
     for _ in range(rnd.randrange(3) if rnd.random() < 0.4 else 0):
         at = rnd.randrange(len(raw) + 1)
         match rnd.randrange(4):

@@ -113,7 +113,7 @@ class EngineProcess:
         finally:
             store.close()
 
-    def until(self, done: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, done: Callable[[], bool], seconds: float = 120) -> None:
         """Wait for `done`; fails with what the engine said."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
