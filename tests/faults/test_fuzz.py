@@ -20,7 +20,7 @@ from sinks import embedded
 from sinks.clickhouse import Store
 from tests.faults.conftest import SEED
 from tests.integration.engine_process import ROOT
-from tests.unit.bad_inputs import GOOD, NOW_MS, compact
+from tests.unit.bad_inputs import GOOD, NOW_MS
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 FUZZ = int(os.environ.get("FUZZ", "3000"))
