@@ -158,7 +158,7 @@ def test_sigterm_under_load_leaves_nothing_to_replay(
     produce(kafka.address, topic_prefix, traffic, 60_000, step_ms=50)
     process = engine("--idle-timeout", "2s")
     process.start()
-    process.until(lambda: process.consumed() > 0)
+    process.until(lambda: '"reading"' in process.said())
     began = time.monotonic()
     assert process.stop() == 0
     took = time.monotonic() - began
