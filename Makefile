@@ -8,16 +8,22 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := flows schemas sinks grafana tests benchmarks
 
-.PHONY: help demo test check lint types format boards env bench kafka lock docs clean
+.PHONY: help demo test test-faults test-fuzz check lint types format boards env bench kafka lock docs clean
 
 help: ## Show these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Broker, simulated traffic, engine, store and a live table; Ctrl-C ends it (ARGS="--for 60s")
 	@$(BIN)/livepulse demo $(ARGS)
 
 test: lint types ## Style, types, then all tests (ARGS="-k heat")
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(READY) ## Kills and faults on a real broker (ROUNDS=50 SEED=n repeats a run)
+	@FAULTS=all ROUNDS=$${ROUNDS:-50} $(BIN)/python -m pytest tests/faults -s $(ARGS)
+
+test-fuzz: $(READY) ## 100,000 mutated events through the whole engine (FUZZ=n)
+	@FUZZ=$${FUZZ:-100000} $(BIN)/python -m pytest tests/faults/test_fuzz.py -s $(ARGS)
 
 lint: $(READY) ## Style of the code
 	@$(BIN)/ruff check $(wildcard $(CODE))

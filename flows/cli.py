@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows import cli_alerts, cli_bench, cli_boards, cli_traffic
+from flows import cli_alerts, cli_audit, cli_bench, cli_boards, cli_deadletters, cli_traffic
 from flows.cli_options import (
     ALL_FIELDS,
     EPILOG,
@@ -51,6 +51,13 @@ boards_app.command("build")(cli_boards.build)
 boards_app.command("check")(cli_boards.check)
 boards_app.command("preview")(cli_boards.preview)
 app.add_typer(boards_app, name="boards", rich_help_panel=LOOK)
+app.command("reconcile", epilog=EPILOG, rich_help_panel=LOOK)(cli_audit.reconcile)
+app.command("repair", epilog=EPILOG, rich_help_panel=RUN)(cli_audit.repair)
+letters_app = typer.Typer(help="Rejected messages: list them, look at one, send them again.", no_args_is_help=True)
+letters_app.command("list")(cli_deadletters.list_)
+letters_app.command("show")(cli_deadletters.show)
+letters_app.command("replay")(cli_deadletters.replay)
+app.add_typer(letters_app, name="deadletters", rich_help_panel=LOOK)
 app.add_typer(config_app, name="config", rich_help_panel=LOOK)
 app.add_typer(bench_app, name="bench", rich_help_panel=LOOK)
 

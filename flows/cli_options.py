@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Final
 
 import typer
 
 from flows.configuration import load_settings
 from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, USAGE, LivePulseError
+from flows.masking import masked
 from flows.settings import Settings, outside_name
 
 SECTIONS: Final = {
@@ -22,6 +26,9 @@ SECTIONS: Final = {
     "platform_zone": "Meaning of events",
     "out_of_orderness_ms": "Time",
     "families": "Families",
+    "dead_letters_topic": "Bad input",
+    "user_key_file": "Privacy",
+    "metrics_port": "Operations",
 }
 """First field of a section → its title, in the order of `Settings`."""
 
@@ -30,7 +37,8 @@ STORE_FIELDS: Final = ("store", "store_user", "store_password_file", "database")
 KAFKA_FIELDS: Final = ("brokers", "kafka", "topic_prefix")
 LIVE_ONLY: Final = frozenset(
     {"brokers", "group", "kafka", "topic_prefix", "from_", "accept_loss", "recovery_dir", "state_fsync", "workers",
-     "epoch_ms", "idle_timeout_ms", "reopen_ms", "early_interval_ms", "backlog_after_ms"}
+     "epoch_ms", "idle_timeout_ms", "reopen_ms", "early_interval_ms", "backlog_after_ms",
+     "metrics_port", "dead_letters_topic", "audit_interval_ms"}
 )  # fmt: skip
 """Fields that mean nothing to a backfill."""
 
@@ -138,7 +146,8 @@ def _metavar(field: str) -> str | None:
         return "N"
     return {
         "kafka": "NAME=VALUE", "declare": "FILE", "store": "DIR|URL", "brokers": "HOST:PORT", "from_": "WHEN",
-        "store_password_file": "FILE", "recovery_dir": "DIR", "min_event_time": "TIME", "platform_zone": "ZONE",
+        "store_password_file": "FILE", "user_key_file": "FILE",
+        "recovery_dir": "DIR", "min_event_time": "TIME", "platform_zone": "ZONE",
     }.get(field, "LIST" if annotation not in (str, int) else "TEXT")  # fmt: skip
 
 
@@ -148,6 +157,7 @@ def reported(*, debug: bool) -> Iterator[None]:
     from flows.telemetry import configure_logging
 
     configure_logging(debug=debug)
+    sys.excepthook = _show_uncaught
     os.environ["RUST_BACKTRACE"] = "1" if debug else "0"  # Bytewax panics when a step raises; our message tells why
     try:
         yield
@@ -158,11 +168,15 @@ def reported(*, debug: bool) -> Iterator[None]:
             raise
         code = code_of(error)
         if code is not None:
-            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+            typer.secho(masked(f"error: {error}"), fg=typer.colors.RED, err=True)
             raise typer.Exit(code) from error
-        typer.secho(f"unexpected error: {type(error).__name__}: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(masked(f"unexpected error: {type(error).__name__}: {error}"), fg=typer.colors.RED, err=True)
         typer.secho("this is a bug; run the same with --debug and report what it prints", err=True)
         raise typer.Exit(CHECK_FAILED) from error
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
 
 
 _CODES: Final = {

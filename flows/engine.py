@@ -7,8 +7,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,17 +18,21 @@ from bytewax.testing import run_main
 from flows.dataflow import build
 from flows.durations import format_duration
 from flows.errors import CHECK_FAILED, OK, Stop, Usage
-from flows.families import step_config, time_bounds, wanted_columns
+from flows.families import part_builder, step_config, time_bounds
 from flows.file_feed import FileFeed
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_start import Lane, absent_topics, first_offsets, list_lanes
-from flows.parts import PartBuilder
+from flows.metrics import EngineMetrics
 from flows.recovery import RecoveryDir
+from flows.reject_guard import RejectGuard
+from flows.repair import Repaired, RepairWriter, check_range, scratch, write_lines
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
+from flows.standing import StandingBoard, reported
+from flows.telemetry import Standing, configure_logging
 from flows.worker import Outcome, StoreAddress, WorkerPlan, now_ms, ours, process_main, work
 from sinks import embedded
-from sinks.rows_sink import RowsSink
+from sinks.rows_sink import RowsSink, Writer
 
 log = structlog.get_logger()
 
@@ -48,7 +52,14 @@ def run(settings: Settings) -> int:
     """
     drain = threading.Event()
     recovery = RecoveryDir(settings.recovery_path)
-    with recovery.lock(), opened_store(settings) as address, _signals(drain):
+    screen = configure_logging()  # the one that the progress line is drawn on
+    with ExitStack() as stack:
+        stack.enter_context(recovery.lock())
+        address = stack.enter_context(opened_store(settings))
+        stack.enter_context(_signals(drain))
+        StandingBoard.create(recovery.standing_path, settings.workers)
+        standing = StandingBoard(recovery.standing_path, settings.workers)
+        stack.enter_context(reported(screen, standing.read))
         while not drain.is_set():
             lanes = _wait_for_lanes(settings, drain)
             if not lanes:
@@ -198,21 +209,24 @@ def backfill(files: Sequence[Path], settings: Settings, *, replace: bool = False
             raise Usage(
                 f"the store {settings.store} is not empty: --replace empties it first, or name another with --store"
             )
-        feed = _backfill_into(files, settings, address)
+        feed = _backfill_into(files, settings, address.connect)
     return _judge_lateness(feed, settings, allow_late=allow_late)
 
 
-def _backfill_into(files: Sequence[Path], settings: Settings, address: StoreAddress) -> FileFeed:
+def _backfill_into(files: Sequence[Path], settings: Settings, connect: Callable[[], Writer]) -> FileFeed:
     bounds = time_bounds(settings)
     intake = Intake(bounds, AlignmentBoard(None, 0, 1), 0, follow_clock=False)
-    builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
+    builder = part_builder(settings)
+    metrics = EngineMetrics()
     feed = FileFeed(files, intake, builder, batch_lines=settings.batch_messages, max_waiting=400_000, clock=now_ms)
-    run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True)
+    run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True, metrics=metrics)
+    run.guard = RejectGuard(settings.reject_ratio, settings.reject_window)
     config = step_config(settings, sources=1, generation=1, state_dir=None)
-    flow = build(IntakeSource(run, feed.names), RowsSink(address.connect, owner=True), config)
+    flow = build(IntakeSource(run, feed.names), RowsSink(connect, owner=True), config)
     began = time.monotonic()
     try:
-        run_main(flow, epoch_interval=_BACKFILL_EPOCH)
+        with reported(configure_logging(), lambda: Standing(metrics.consumed, metrics.watermark, done=feed.done)):
+            run_main(flow, epoch_interval=_BACKFILL_EPOCH)
     except BaseException as error:
         raise ours(error) from error
     finally:
@@ -222,6 +236,25 @@ def _backfill_into(files: Sequence[Path], settings: Settings, address: StoreAddr
         "backfill done", lines=feed.lines, seconds=round(seconds, 2), lines_per_s=round(feed.lines / max(seconds, 1e-9))
     )
     return feed
+
+
+def repair(settings: Settings, start: int, stop: int) -> Repaired:
+    """Recompute the closed windows of [start, stop) with the late events that belong to them.
+
+    Raises:
+        LivePulseError: the range cannot be repaired.
+    """
+    done = Repaired()
+    with opened_store(settings) as address, scratch() as directory:
+        store = address.connect()
+        check_range(store, settings, start, stop)
+        path = Path(directory) / "events.ndjson"
+        origins = write_lines(store, settings, start, stop, path)
+        done.events = len(origins)
+        if origins:
+            quiet = settings.model_copy(update={"reject_ratio": 1.0})
+            _backfill_into([path], quiet, lambda: RepairWriter(store, settings, origins, start, stop, done))
+    return done
 
 
 def _judge_lateness(feed: FileFeed, settings: Settings, *, allow_late: bool) -> int:

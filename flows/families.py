@@ -20,6 +20,9 @@ from flows.kernel import MergeKernel, ShardKernel
 from flows.ledger import LedgerMerge
 from flows.live_sessions import SessionShard
 from flows.messages import packed
+from flows.metrics import EngineMetrics
+from flows.parts import PartBuilder
+from flows.pseudonyms import Pseudonyms
 from flows.session_merge import ProductMerge, RoomMerge, SourceMerge
 from flows.settings import Settings
 from flows.steps import StepConfig
@@ -51,8 +54,22 @@ def wanted_columns(settings: Settings) -> frozenset[str]:
     return frozenset().union(*(kernel.columns for kernel in kernels))
 
 
+def part_builder(settings: Settings) -> PartBuilder:
+    """What judges messages."""
+    key = settings.user_key_file
+    pseudonyms = Pseudonyms.from_file(key) if key is not None else None
+    platforms = frozenset(settings.filter_platforms)
+    return PartBuilder(wanted_columns(settings), settings.limits, time_bounds(settings), platforms, pseudonyms)
+
+
 def step_config(
-    settings: Settings, *, sources: int, generation: int, state_dir: Path | None, history: History | None = None
+    settings: Settings,
+    *,
+    sources: int,
+    generation: int,
+    state_dir: Path | None,
+    history: History | None = None,
+    metrics: EngineMetrics | None = None,
 ) -> StepConfig:
     """The configuration of the stateful steps. `history`: what a watch for anomalies without state learns from."""
     bounds = time_bounds(settings)
@@ -69,6 +86,7 @@ def step_config(
         shard_kernels=_shard_kernels(settings),
         merge_kernels=_merge_kernels(settings, history),
         ledger_to=("activity",) if _watched(settings) else (),
+        metrics=metrics or EngineMetrics(),
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
@@ -29,21 +31,29 @@ def open_lines(path: Path) -> IO[bytes]:
     Raises:
         Usage: the file cannot be read.
     """
+    return _opened(path)[0]
+
+
+def _opened(path: Path) -> tuple[IO[bytes], int]:
+    """The file, and the descriptor beneath, whose position says how far it was read."""
     try:
         if path.suffix == ".gz":
-            return cast("IO[bytes]", gzip.open(path, "rb"))
+            zipped = gzip.open(path, "rb")  # noqa: SIM115  # the caller closes it
+            return cast("IO[bytes]", zipped), zipped.fileno()
         raw = path.open("rb")
     except OSError as error:
         raise Usage(f"cannot read {path}: {error.strerror or error}") from error
     if path.suffix in {".zst", ".zstd"}:
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 20)
-    return raw
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw), 1 << 20), raw.fileno()
+    return raw, raw.fileno()
 
 
-def read_batches(path: Path, size: int) -> Iterator[list[bytes]]:
-    """Lines without their ends, in batches."""
-    with open_lines(path) as file:
+def read_batches(path: Path, size: int, at: Callable[[int], None] = lambda _: None) -> Iterator[list[bytes]]:
+    """Lines without their ends, in batches; `at` is told how many bytes of the file have been read."""
+    file, descriptor = _opened(path)
+    with file:
         while lines := list(itertools.islice(file, size)):
+            at(os.lseek(descriptor, 0, os.SEEK_CUR))
             yield [line.rstrip(b"\r\n") for line in lines]
 
 
@@ -68,6 +78,8 @@ class FileFeed:
         self._thread: threading.Thread | None = None
         self.topology_changed = False
         self.failure: BaseException | None = None
+        self._sizes = sum(path.stat().st_size for path in files)
+        self._done: dict[str, int] = {}  # bytes read, by lane
         self.lines = 0
         self.late = 0
         self.worst_lateness_ms = 0
@@ -76,6 +88,11 @@ class FileFeed:
     def names(self) -> list[str]:
         """The partitions, in the files' order."""
         return list(self._files)
+
+    @property
+    def done(self) -> float:
+        """The share of the files' bytes that was read."""
+        return min(1.0, sum(self._done.values()) / max(1, self._sizes))
 
     def open(self, name: str, state: PartitionState | None) -> None:
         """Bytewax opens partitions one by one; reading starts with the last of them."""
@@ -102,7 +119,7 @@ class FileFeed:
 
     def _read(self) -> None:
         lanes = {
-            name: _Reader(index, read_batches(path, self._batch))
+            name: _Reader(index, read_batches(path, self._batch, partial(self._done.__setitem__, name)))
             for index, (name, path) in enumerate(self._files.items())
         }
         while lanes and not self._stop.is_set():

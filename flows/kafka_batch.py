@@ -41,6 +41,8 @@ for _name, _answer, _given in (
     ("rd_kafka_topic_name", ctypes.c_char_p, [ctypes.c_void_p]),
     ("rd_kafka_message_timestamp", ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p]),
     ("rd_kafka_message_destroy", None, [ctypes.c_void_p]),
+    ("rd_kafka_conf", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("rd_kafka_conf_set_error_cb", None, [ctypes.c_void_p, ctypes.c_void_p]),
 ):  # fmt: skip
     _function = getattr(_library, _name)
     _function.restype, _function.argtypes = _answer, _given
@@ -107,6 +109,9 @@ class BatchReader:
         client = ctypes.c_void_p.from_address(id(consumer) + _CLIENT).value
         self._consumer = consumer  # must outlive the queue
         self._queue = _library.rd_kafka_queue_get_consumer(client)
+        # The Python package's error callback may only run within its own calls: in ours it aborts the process, which
+        # is what a broker that went away did. Without it librdkafka logs such errors and goes on trying.
+        _library.rd_kafka_conf_set_error_cb(_library.rd_kafka_conf(client), None)
         self._pointers = np.zeros(most, dtype=np.uint64)
         _taken(self._pointers[:0])  # loads the compiled code
 

@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from flows.errors import DependencyDown
 from flows.intake import Intake
 from flows.kafka_batch import Batch, BatchReader, Run, Trouble
 from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
@@ -85,6 +86,8 @@ class KafkaFeed:
         self.topology_changed = False
         self.key_mismatches = 0
         self.failure: BaseException | None = None
+        self.heard: Callable[[], None] = lambda: None  # told that the broker answered
+        self.lag: int | None = None  # messages in the log that have not been fetched
         self._threads: list[threading.Thread] = []
 
     def add(self, topic: str, partition: int, offset: int, max_event_time: int) -> None:
@@ -94,7 +97,7 @@ class KafkaFeed:
         self._intake.add(name, offset, max_event_time, self._clock())
         self._unassigned.put(TopicPartition(self._prefix + topic, partition, offset))
         if not self._threads:
-            for run in (self._fetch, self._decode):
+            for run in (self._fetch, self._decode, self._look_for_partitions):
                 thread = threading.Thread(target=self._guarded, args=(run,), name=run.__name__, daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -106,7 +109,7 @@ class KafkaFeed:
     def close(self) -> None:
         """Stop the threads, commit what is due and leave."""
         self._stop.set()
-        for thread in self._threads:
+        for thread in self._threads[:2]:  # the third one only asks, and touches nothing of ours
             thread.join(10)
         self._commit(wait=True)
         self._reader.close()
@@ -122,21 +125,20 @@ class KafkaFeed:
             self._intake.arrived.set()
 
     def _fetch(self) -> None:
-        housekeeping = discovery = time.monotonic()
+        housekeeping = time.monotonic()
         while not self._stop.is_set():
             self._assign()
             now = time.monotonic()
             if now - housekeeping >= _HOUSEKEEPING_SECONDS:
                 housekeeping = now
                 self._commit(wait=False)
-            if now - discovery >= _DISCOVERY_SECONDS:
-                discovery = now
-                self._look_for_partitions()
+                self._measure_lag()
             if not self._may_read():
                 time.sleep(0.002)
                 continue
             batch = self._reader.read(_GATHER_SECONDS)
             if batch is not None:
+                self.heard()
                 self._fetched.put(batch)
         self._fetched.put(None)
 
@@ -178,10 +180,24 @@ class KafkaFeed:
         return TopicPartition(self._prefix + topic, int(partition), offset)
 
     def _look_for_partitions(self) -> None:
-        try:
-            self.topology_changed = bool(self._discover() - self._known)
-        except KafkaException as error:
-            log.warning("cannot list topics", error=str(error))
+        """A thread of its own: with a broker that hangs the question takes 15 s, and fetching must go on and stop."""
+        while not self._stop.wait(_DISCOVERY_SECONDS):
+            try:
+                self.topology_changed = bool(self._discover() - self._known)
+                self.heard()
+            except (KafkaException, DependencyDown) as error:  # it may come back: librdkafka goes on trying, too
+                log.warning("cannot list topics", error=str(error))
+
+    def _measure_lag(self) -> None:
+        """From what fetches told of the ends: nobody is asked."""
+        lag = 0
+        for name, (offset, _) in list(self._read.items()):
+            _, high = self._consumer.get_watermark_offsets(self._topic_partition(name), cached=True)
+            if high < 0:
+                self.lag = None
+                return
+            lag += max(0, high - offset)
+        self.lag = lag + self._intake.total_waiting()
 
     def _commit(self, *, wait: bool) -> None:
         due, self._commits = self._commits, {}

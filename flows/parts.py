@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flows.messages import MIN_TIME, Slice
+from flows.pseudonyms import Pseudonyms
 from flows.watermark import TimeBounds, late_mask, running_max
 from schemas.decode import Decoded, Decoder
 from schemas.decode_text import Texts
@@ -156,8 +157,17 @@ def ledger_frame(tallies: Int64s) -> pl.DataFrame:
 class PartBuilder:
     """Judges decoded messages: rejected, filtered, late, on time (duplicates are told apart in the user's shard)."""
 
-    def __init__(self, wanted: frozenset[str], limits: Limits, bounds: TimeBounds, platforms: frozenset[str]) -> None:
-        self.decoder = Decoder(wanted | ({"platform"} if platforms else frozenset()), limits)
+    def __init__(
+        self,
+        wanted: frozenset[str],
+        limits: Limits,
+        bounds: TimeBounds,
+        platforms: frozenset[str],
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
+        ids = frozenset({"event_id", "user_id"}) if pseudonyms else frozenset()
+        self._pseudonyms = pseudonyms
+        self.decoder = Decoder(wanted | ids | ({"platform"} if platforms else frozenset()), limits)
         self._names = Decoder(frozenset({"event_id", "user_id"}), limits)
         self._columns = [*frame_schema(wanted), "minute"]
         self._bounds = bounds
@@ -199,7 +209,8 @@ class PartBuilder:
     def _events(self, messages: Messages, decoded: Decoded, rows: Int64s, outcomes: npt.NDArray[np.uint8]) -> Numbered:
         """The events on time, with where they come from."""
         partitions = _partitions(messages)
-        frame = decoded.frame.with_columns(
+        events = self._pseudonyms.frame(decoded.frame) if self._pseudonyms else decoded.frame
+        frame = events.with_columns(
             pl.Series("partition", partitions[rows]),
             pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
             pl.Series("offset", messages.offsets[rows]),
@@ -239,6 +250,7 @@ class PartBuilder:
             frame = self._names.decode(
                 _TOPIC_NAMES[kind], [messages.values[i] for i in mine.tolist()], messages.now + _ANY_FUTURE_MS
             ).frame
+            frame = self._pseudonyms.frame(frame) if self._pseudonyms else frame
             places = mine[frame["row"].to_numpy()]
             found.append(
                 frame.select(
@@ -252,7 +264,7 @@ class PartBuilder:
                     pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
                     pl.Series("max_event_time", before[places]),
                     pl.lit("bound").alias("cause"),
-                    pl.Series("raw", [messages.values[i] for i in places.tolist()], dtype=pl.Binary),
+                    pl.Series("raw", [self._kept(messages.values[i]) for i in places.tolist()], dtype=pl.Binary),
                 )
             )
         return _numbered(pl.concat(found).sort("row"))
@@ -262,7 +274,7 @@ class PartBuilder:
         if not rejects.height:
             return _NOTHING
         rows = rejects["row"].to_numpy()
-        raws = [(messages.values[i] or b"")[: self._limits.max_message_bytes] for i in rows.tolist()]
+        raws = [self._kept(messages.values[i]) for i in rows.tolist()]
         dead = rejects.select(
             pl.col("row").cast(pl.Int64),
             pl.Series("topic", [_TOPIC_NAMES[kind] for kind in messages.kinds[rows].tolist()], dtype=pl.String),
@@ -274,6 +286,11 @@ class PartBuilder:
             pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
         )
         return _numbered(dead.sort("row"))
+
+    def _kept(self, raw: bytes | None) -> bytes:
+        """A message as it may be stored."""
+        raw = (raw or b"")[: self._limits.max_message_bytes]
+        return self._pseudonyms.raw(raw) if self._pseudonyms and raw else raw
 
 
 def _partitions(messages: Messages) -> npt.NDArray[np.int32]:

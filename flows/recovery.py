@@ -5,6 +5,7 @@ facts.json      format, shards, generation, first offsets
 bytewax/        Bytewax's SQLite recovery store: offsets and manifests, an epoch at a time
 state/          the state files that the manifests name
 alignment       the workers' least event times while they run
+standing        how far each worker is, for the progress line
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class RecoveryDir:
     def alignment_path(self) -> Path:
         """Where workers see each other's event time."""
         return self.path / "alignment"
+
+    @property
+    def standing_path(self) -> Path:
+        """Where workers say how far they are."""
+        return self.path / "standing"
 
     def config(self) -> RecoveryConfig:
         """Bytewax's view of it."""

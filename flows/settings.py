@@ -29,6 +29,7 @@ from pydantic import (
 
 from flows.durations import format_duration, parse_duration, parse_instant
 from flows.errors import BadSetting
+from flows.masking import MASK, remember
 from schemas.events import DIMENSIONS, Limits
 
 FAMILIES: Final = ("activity", "heat", "funnel", "sessions", "anomalies")
@@ -41,7 +42,6 @@ ENGINE_OWNED: Final = {
     "enable.partition.eof": "the engine needs it as it sets it",
 }
 _SECRET_PROPERTY: Final = re.compile(r"password|secret|key\.pem|jaas|token", re.IGNORECASE)
-MASK: Final = "********"
 
 
 def _listed(value: object) -> object:
@@ -186,6 +186,24 @@ class Settings(BaseModel):
     declare: Paths = ()
     """TOML files with own funnels, heat weights, dimensions (see examples/)."""
 
+    # Bad input
+    dead_letters_topic: str = Field("livepulse.dead_letters", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    """Kafka topic that dead letters go to beside the view; made if absent; empty: none."""
+    reject_ratio: float = Field(0.5, gt=0, le=1)
+    """The engine stops when more than this share of a partition's messages is rejected; 1: never."""
+    reject_window: int = Field(10_000, ge=1)
+    """Messages of a partition over which that share is taken."""
+
+    # Privacy
+    user_key_file: Path | None = None
+    """File with a secret key: user ids are stored as keyed hashes (HMAC), in dead letters too; none: as they are."""
+
+    # Operations
+    metrics_port: int = Field(9464, ge=0, le=65_000)
+    """Loopback port of /metrics, /livez and /readyz (worker n: n ports further); 0: none."""
+    audit_interval_ms: DurationMs = Field(300_000, ge=0)
+    """How often the last closed minutes are recomputed from `events` and compared; 0: never."""
+
     @field_validator("platform_zone")
     @classmethod
     def _known_zone(cls, zone: str) -> str:
@@ -279,8 +297,7 @@ class Settings(BaseModel):
             )
         if self.workers > self.shards:
             raise ValueError(
-                f"workers {self.workers} is over shards {self.shards}: some workers would idle; use fewer workers "
-                "(or more shards, which only a new recovery directory takes)"
+                f"workers {self.workers} is over shards {self.shards}: some would idle; use fewer, or more shards"
             )
         if self.store_password is not None and self.store_password_file is not None:
             raise ValueError("store_password and store_password_file are both set; keep store_password_file")
@@ -337,14 +354,14 @@ class Settings(BaseModel):
             if name.endswith("_file"):
                 properties[name.removesuffix("_file")] = _secret(f"kafka.{name}", Path(text))
             else:
-                properties[name] = text
+                properties[name] = remember(text) if _SECRET_PROPERTY.search(name) else text
         return properties
 
     def password(self) -> str:
         """The store's password, from wherever it is kept; empty if none is set."""
         if self.store_password_file is not None:
             return _secret("store_password_file", self.store_password_file)
-        return self.store_password.get_secret_value() if self.store_password is not None else ""
+        return remember(self.store_password.get_secret_value()) if self.store_password is not None else ""
 
     def sources(self) -> dict[str, str]:
         """Per field, where its value came from: `default`, `livepulse.toml`, `LIVEPULSE_STORE`, `--store`, …"""
@@ -357,7 +374,7 @@ class Settings(BaseModel):
 
 def _secret(setting: str, file: Path) -> str:
     try:
-        return file.expanduser().read_text(encoding="utf-8").strip()
+        return remember(file.expanduser().read_text(encoding="utf-8").strip())
     except OSError as error:
         raise BadSetting(setting, str(file), f"cannot be read: {error.strerror or error}") from error
 

@@ -17,7 +17,10 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.errors import Stop
 from flows.intake import Intake
-from flows.messages import MIN_TIME, SourceItem
+from flows.messages import MIN_TIME, SourceItem, SourceProgress
+from flows.metrics import EngineMetrics
+from flows.reject_guard import RejectGuard
+from sinks import fail_points
 
 _FORMAT = 1
 _IDLE_WAIT = timedelta(milliseconds=20)  # each partition asks by itself: 16 of them every 5 ms took a tenth of a core
@@ -63,6 +66,8 @@ class SourceRun:
     batch_events: int  # most events taken in one round over the partitions
     bounded: bool
     drain: threading.Event = field(default_factory=threading.Event)  # stop cleanly, nothing to replay
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    guard: RejectGuard = field(default_factory=RejectGuard)
     _left: int = 0
     _last_emit: int = 0
     _last_round: int = 0
@@ -73,6 +78,7 @@ class SourceRun:
         if self.feed.failure is not None:
             raise self.feed.failure
         now = self.clock()
+        self.metrics.looped()
         if name in self._served or not self._served:
             self._served.clear()
             self._begin_round(now)
@@ -82,7 +88,9 @@ class SourceRun:
         while (taken := self.intake.take(name, self._left, now)) is not None:
             if taken.frame is not None:
                 self._left -= taken.frame.height
-            items.append(SourceItem(taken, self.intake.progress(now, early=self.early())))
+            self.metrics.took(taken)
+            self.guard.count(name, taken)
+            items.append(SourceItem(taken, self._progress(now)))
         if items:
             self._last_emit = now
             return items
@@ -103,7 +111,12 @@ class SourceRun:
     def heartbeat(self) -> SourceItem:
         """Progress without messages."""
         self._last_emit = self.clock()
-        return SourceItem(None, self.intake.progress(self._last_emit, early=self.early()))
+        return SourceItem(None, self._progress(self._last_emit))
+
+    def _progress(self, now: int) -> SourceProgress:
+        progress = self.intake.progress(now, early=self.early())
+        self.metrics.looped(progress)
+        return progress
 
     def ending(self) -> bool:
         """Whether the partitions must end now, with their state kept."""
@@ -136,6 +149,8 @@ class _Partition(StatefulSourcePartition[SourceItem, bytes]):
             self._run.feed.commit(self._name, self._committed)
         offset, max_event_time = self._run.intake.position(self._name)
         self._committed = offset
+        self._run.metrics.epoch(self._name)
+        fail_points.reach(fail_points.IN_COMMIT)
         return msgspec.msgpack.encode(PartitionState(_FORMAT, offset, max_event_time))
 
 

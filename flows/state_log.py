@@ -55,6 +55,11 @@ class StateLog:
     _older: list[str] | None = None
     bytes_written: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of the current file that are valid."""
+        return self._length
+
     def write(self, parts: Mapping[str, Persistent], facts: dict[str, int]) -> bytes:
         """Persist what changed since the last call; the manifest's bytes."""
         if self.directory is None:

@@ -6,7 +6,7 @@ Thin: Bytewax calls, kernels compute. Bytewax gives a builder no key, so a step 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
@@ -16,9 +16,11 @@ from flows.admission import Admission, Admitted
 from flows.kernel import MergeKernel, Persistent, Progress, ShardKernel
 from flows.ledger import outcome_counts
 from flows.messages import MIN_TIME, Frame, MergeItem, Rows, ShardItem, unpacked
+from flows.metrics import EngineMetrics
 from flows.parts import kind_names
 from flows.state_log import Manifest, StateLog, read_manifest
 from flows.watermark import CombinedWatermark
+from sinks import fail_points
 
 LEDGER = "ledger"
 ROUTER = -1
@@ -44,6 +46,7 @@ class StepConfig:
     shard_kernels: Callable[[], list[ShardKernel]]
     merge_kernels: Mapping[str, Callable[[], MergeKernel]]
     ledger_to: tuple[str, ...] = ()  # families that hear the source's ledger counts, beside the ledger
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
 
 
 class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], bytes]):
@@ -89,6 +92,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
         out: list[tuple[str, MergeItem | Rows]] = []
         if frames:
             admitted = self._admission.admit(pl.concat(frames) if len(frames) > 1 else frames[0], before)
+            self._config.metrics.admitted(admitted.accepted.height, admitted.duplicate.height, admitted.late.height)
             increments[LEDGER] = _ledger_of(admitted)
             out = self._rows_of(admitted)
             self._fold(admitted.accepted, replace(progress, watermark=before), increments)
@@ -122,7 +126,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
             "watermark": self._mark.watermark,
             "last_event_time": self._mark.last_event_time,
         }
-        return self._log_of().write(self._parts, facts)
+        return _written(self._log_of(), self._parts, facts, self._config.metrics)
 
 
 class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
@@ -198,7 +202,15 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
             "watermark": self._mark.watermark,
             "last_event_time": self._mark.last_event_time,
         }
-        return self._log.write({self._kernel.name: self._kernel}, facts)
+        return _written(self._log, {self._kernel.name: self._kernel}, facts, self._config.metrics)
+
+
+def _written(log: StateLog, parts: Mapping[str, Persistent], facts: dict[str, int], metrics: EngineMetrics) -> bytes:
+    before = log.bytes_written
+    manifest = log.write(parts, facts)
+    fail_points.reach(fail_points.STATE_WRITTEN)
+    metrics.state(log.key, log.bytes_written - before, log.size)
+    return manifest
 
 
 def _ledger_of(admitted: Admitted) -> list[pl.DataFrame]:

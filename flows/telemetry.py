@@ -19,8 +19,14 @@ from typing import Any, Final, TextIO
 import orjson
 import structlog
 
+from flows.masking import masked
+
 LOG_VARIABLE: Final = "LIVEPULSE_LOG"
 DEBUG_VARIABLE: Final = "LIVEPULSE_DEBUG"
+_TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # locals hold passwords
+)
+_PLAIN: Final = structlog.dev.plain_traceback  # likewise
 _CLEAR_LINE: Final = "\r\x1b[2K"
 
 
@@ -37,6 +43,7 @@ class Screen:
 
     def write(self, text: str) -> int:
         """Write above the live line."""
+        text = masked(text)
         with self._lock:
             if self._line:
                 self._stream.write(_CLEAR_LINE)
@@ -72,9 +79,13 @@ def configure_logging(*, debug: bool | None = None, screen: Screen | None = None
             structlog.processors.StackInfoRenderer(),
             structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
             *(
-                (structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=_to_json))
+                (_TRACEBACKS, structlog.processors.JSONRenderer(serializer=_to_json))
                 if as_json
-                else (structlog.dev.ConsoleRenderer(colors=screen.is_terminal, pad_event_to=0),)
+                else (
+                    structlog.dev.ConsoleRenderer(
+                        colors=screen.is_terminal, pad_event_to=0, exception_formatter=_PLAIN
+                    ),
+                )
             ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import errno
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,22 +23,27 @@ from bytewax.testing import cluster_main, run_main
 from flows.anomaly_history import read_history
 from flows.dataflow import build
 from flows.errors import DependencyDown, LivePulseError, Stop
-from flows.families import step_config, time_bounds, wanted_columns
+from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
+from flows.masking import remember
 from flows.messages import MergeItem, ShardItem, SourceProgress
+from flows.metrics import EngineMetrics
+from flows.monitor import monitored
 from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
+from flows.reject_guard import RejectGuard
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
 from flows.steps import MergeLogic, ShardLogic, StepConfig
 from flows.telemetry import configure_logging
 from schemas.rows import RowsError
 from sinks.clickhouse import Store, StoreDownError, StoreError
+from sinks.dead_letter import DeadLetterTopic, DeadLetterWriter
 from sinks.embedded import EmbeddedError
 from sinks.migration import SchemaError
-from sinks.rows_sink import RowsSink
+from sinks.rows_sink import RowsSink, Writer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +52,7 @@ log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _ROUND_EVENTS = 60_000
 _MAX_WAITING = 200_000
 
@@ -63,12 +70,15 @@ class StoreAddress:
 
     url: str
     user: str
-    password: str
+    password: str = field(repr=False)
     database: str
 
-    def connect(self) -> Store:
-        """A connection of one's own."""
-        return Store.connect(self.url, user=self.user, password=self.password, database=self.database)
+    def connect(self, on_retry: Callable[[], None] | None = None) -> Store:
+        """A connection of one's own; `on_retry` is told of calls that had to be repeated."""
+        password = remember(self.password)  # in each process that has it
+        store = Store.connect(self.url, user=self.user, password=password, database=self.database)
+        store.on_retry = on_retry or store.on_retry
+        return store
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +126,14 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     board = AlignmentBoard(recovery.alignment_path, plan.index, settings.workers)
     intake = Intake(bounds, board, plan.index, follow_clock=True)
     consumer = make_consumer(settings)
-    builder = PartBuilder(wanted_columns(settings), settings.limits, bounds, frozenset(settings.filter_platforms))
-    feed = ResumingFeed(
-        KafkaFeed(
-            consumer, intake, builder,
-            prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
-            known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
-        ),
-        settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store),
+    builder = part_builder(settings)
+    reading = KafkaFeed(
+        consumer, intake, builder,
+        prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
+        known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
     )  # fmt: skip
+    metrics = _metrics_of(reading, intake)
+    feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store))
     run = SourceRun(
         intake,
         feed,
@@ -133,9 +142,11 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         _ROUND_EVENTS,
         bounded=False,
         drain=drain,
+        metrics=metrics,
+        guard=RejectGuard(settings.reject_ratio, settings.reject_window),
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
-    sink = RowsSink(plan.store.connect, owner=plan.index == 0)
+    sink = RowsSink(lambda: _writer(plan, metrics), owner=plan.index == 0, observe=metrics.inserted)
     warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
     config = step_config(
@@ -144,11 +155,13 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         generation=plan.generation,
         state_dir=recovery.state_dir,
         history=partial(read_history, plan.store.connect),
+        metrics=metrics,
     )
     try:
         warm_up(config, builder)
         log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
-        _run(build(source, sink, config), plan, recovery.config())
+        with monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect):
+            _run(build(source, sink, config), plan, recovery.config())
     except BaseException as error:
         raise ours(error) from error
     finally:
@@ -156,11 +169,33 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
 
 
+def _writer(plan: WorkerPlan, metrics: EngineMetrics) -> Writer:
+    """The store, and Kafka before it for dead letters."""
+    store = plan.store.connect(metrics.retried)
+    topic = plan.settings.dead_letters_topic
+    if not topic:
+        return store
+    return DeadLetterWriter(store, DeadLetterTopic(plan.settings.client_properties(), plan.settings.topic(topic)))
+
+
+def _metrics_of(feed: KafkaFeed, intake: Intake) -> EngineMetrics:
+    """Figures that know how far the feed is."""
+    metrics = EngineMetrics()
+    metrics.lag = lambda: feed.lag
+    metrics.lag_ms = lambda: intake.lag_ms if intake.lagging(0) else 0
+
+    def heard() -> None:
+        metrics.health.broker = time.monotonic()
+
+    feed.heard = heard
+    return metrics
+
+
 def warm_up(config: StepConfig, builder: PartBuilder) -> None:
     """Load the compiled code before the first event: steps that are thrown away fold a few invented events."""
     now = now_ms()
     frame = builder.example(now)
-    config = replace(config, state_dir=None)
+    config = replace(config, state_dir=None, metrics=EngineMetrics())
     progress = SourceProgress(0, now, idle=True, now=now, early=True, end=True, last_event_time=now)
     shard = ShardLogic(replace(config, sources=1), None)
     out, _ = shard.on_batch([ShardItem(0, frame, progress)])
@@ -180,9 +215,9 @@ def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:
 def ours(error: BaseException) -> BaseException:
     """The error of ours that Bytewax wrapped or the store's as one of ours; else `error` itself."""
     seen: BaseException | None = error
-    met: set[int] = set()  # a context manager may raise an error that has itself as its context
-    while seen is not None and id(seen) not in met:
-        met.add(id(seen))
+    met: list[BaseException] = []
+    while seen is not None and seen not in met:  # an error that was raised from itself is its own cause
+        met.append(seen)
         if isinstance(seen, LivePulseError):
             return seen
         if isinstance(seen, StoreDownError | EmbeddedError):
@@ -190,6 +225,9 @@ def ours(error: BaseException) -> BaseException:
         if isinstance(seen, StoreError | RowsError | SchemaError):
             return Stop(str(seen))
         seen = seen.__cause__ or seen.__context__
+    disk = next((e for e in met if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
+    if disk is not None:
+        return Stop(f"recovery state could not be written: {disk.strerror}. Make room, then start again: state is kept")
     return error
 
 

@@ -55,6 +55,7 @@ class Store:
         self.url, self.database = url, database
         self._open, self._patience = open_client, patience
         self._client: Any = None
+        self.on_retry: Callable[[], None] = lambda: None  # told of each failed try
 
     @classmethod
     def connect(
@@ -214,6 +215,7 @@ class Store:
                     raise StoreDownError(
                         f"ClickHouse at {self.url} does not answer, for {waited:.0f} s now: {error}"
                     ) from error
+            self.on_retry()
             time.sleep(pause)
             pause = min(2 * pause, self._patience.longest_pause_seconds)
 

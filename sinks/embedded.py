@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
 from typing import Final
@@ -38,7 +38,7 @@ class Embedded:
     directory: Path
     url: str
     read_url: str
-    token: str
+    token: str = field(repr=False)
     pid: int
     name: str
     process: subprocess.Popen[bytes] | None = None

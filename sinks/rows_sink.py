@@ -9,6 +9,8 @@ from typing import Protocol
 import polars as pl
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from sinks import fail_points
+
 _MAX_BUFFERED_ROWS = 500_000
 _MAX_AGE_SECONDS = 0.4  # rows come twice a second and replace older ones, so that they need not wait for the epoch
 _PART = "store"
@@ -33,9 +35,17 @@ class Writer(Protocol):
         """Let go of the connection."""
 
 
+Observe = Callable[[str, int, float], None]
+"""Told of each insert: table, rows, seconds."""
+
+
+def _unobserved(table: str, rows: int, seconds: float) -> None:
+    pass
+
+
 class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
+    def __init__(self, writer: Writer, observe: Observe) -> None:
+        self._writer, self._observe = writer, observe
         self._buffers: dict[str, list[pl.DataFrame]] = {}
         self._rows = 0
         self._flushed = time.monotonic()
@@ -51,13 +61,18 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
     def _flush(self) -> None:
         """One insert a table: parts are what ClickHouse suffers from."""
         for table, frames in self._buffers.items():
-            self._writer.insert(table, pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0])
+            began = time.monotonic()
+            frame = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
+            self._writer.insert(table, frame)
+            self._observe(table, frame.height, time.monotonic() - began)
+            fail_points.reach(fail_points.IN_FLUSH)
         self._buffers, self._rows = {}, 0
         self._flushed = time.monotonic()
 
     def snapshot(self) -> bytes:
         # Bytewax calls this at the end of an epoch and commits afterwards; a failed insert fails the epoch.
         self._flush()
+        fail_points.reach(fail_points.INSERT_COMMIT)
         return b""
 
     def close(self) -> None:
@@ -67,8 +82,8 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
 class RowsSink(FixedPartitionedSink[TableRows, bytes]):
     """A sink of one partition, owned by one worker, which connects at once."""
 
-    def __init__(self, connect: Callable[[], Writer], *, owner: bool) -> None:
-        self._owner = owner
+    def __init__(self, connect: Callable[[], Writer], *, owner: bool, observe: Observe = _unobserved) -> None:
+        self._owner, self._observe = owner, observe
         self._writer = connect() if owner else None
 
     def list_parts(self) -> list[str]:
@@ -79,4 +94,4 @@ class RowsSink(FixedPartitionedSink[TableRows, bytes]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> _StorePartition:
         assert self._writer is not None, "only the owner has a partition"
-        return _StorePartition(self._writer)
+        return _StorePartition(self._writer, self._observe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+from flows.broker import free_port
 from sinks import embedded
 from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 
@@ -22,17 +26,24 @@ class EngineProcess:
 
     def __init__(self, brokers: str, prefix: str, store: Path, *flags: str) -> None:
         self.store = store
+        self.metrics_port = free_port()
         self._log = store.with_suffix(".log")
+        self.flags = flags
+        self.environment: dict[str, str] = {}
+        self.program = [sys.executable, "-m", "flows.cli"]
         self._command = [
-            sys.executable, "-m", "flows.cli", "run", "--brokers", brokers, "--topic-prefix", prefix,
-            "--store", str(store), "--group", prefix, *flags,
+            "run", "--brokers", brokers, "--topic-prefix", prefix,
+            "--store", str(store), "--group", prefix, "--metrics-port", str(self.metrics_port),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; does not wait."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                [*self.program, *self._command, *self.flags], cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **self.environment},
+            )  # fmt: skip
 
     @property
     def running(self) -> bool:
@@ -44,6 +55,15 @@ class EngineProcess:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
+
+    def dies_within(self, seconds: float) -> bool:
+        """Whether it ends by itself."""
+        assert self._process is not None
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def stop(self, seconds: float = 30) -> int:
         """SIGTERM; the exit code."""
@@ -59,6 +79,21 @@ class EngineProcess:
     def said(self) -> str:
         """What it printed."""
         return self._log.read_text() if self._log.exists() else ""
+
+    def asked(self, path: str) -> tuple[int, str]:
+        """Status and body of the operators' endpoint; (0, "") while there is none."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self.asked("/metrics")[1].splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{| )", line))
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         """Rows of a query; none while the store is not up or not migrated yet."""
@@ -78,7 +113,7 @@ class EngineProcess:
         finally:
             store.close()
 
-    def until(self, done: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, done: Callable[[], bool], seconds: float = 120) -> None:
         """Wait for `done`; fails with what the engine said."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -72,6 +72,13 @@ def test_rows_are_those_of_a_plain_recomputation(
     agree(process, traffic)
     events = process.rows("SELECT count() AS n, uniqExact(topic, partition, offset) AS u FROM livepulse.events")[0]
     assert (events["n"], events["u"]) == (len(judge(traffic.log).accepted),) * 2
+    counts = judge(traffic.log).counts.values()
+    for name, outcome in (("events", "consumed"), ("accepted", "accepted"), ("rejects", "rejected"), ("late", "late")):
+        assert process.metric(f"livepulse_{name}_total") == sum(tally[outcome] for tally in counts), name
+    assert process.asked("/livez")[0] == 200
+    assert process.asked("/readyz")[0] == 200, process.asked("/readyz")
+    assert process.metric("livepulse_lag_messages") == 0
+    assert process.metric("livepulse_snapshot_bytes_total") > 0
     assert process.stop() == 0
 
 

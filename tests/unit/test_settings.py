@@ -172,7 +172,7 @@ def test_limits_follow_the_settings() -> None:
 
 
 def test_more_workers_than_shards_are_refused() -> None:
-    with pytest.raises(Usage, match="use fewer workers"):
+    with pytest.raises(Usage, match="use fewer"):
         load_settings({"workers": "4", "shards": "2"}, environ={})
 
 

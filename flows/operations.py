@@ -1,0 +1,99 @@
+"""What operators ask the engine over HTTP, on loopback only: /livez, /readyz and /metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+import orjson
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from flows.metrics import EngineMetrics
+
+log = structlog.get_logger()
+
+_STUCK_SECONDS: Final = 120.0  # an insert may be repeated for a minute
+_BROKER_SECONDS: Final = 30.0  # it is asked every 10 s
+_SINK_SECONDS: Final = 5.0
+_WATERMARK_SLACK_SECONDS: Final = 60.0
+
+
+def live(metrics: EngineMetrics) -> dict[str, object]:
+    """Whether the dataflow goes on; `ok` and what it stands on."""
+    silent = time.monotonic() - metrics.health.looped
+    return {"ok": silent < _STUCK_SECONDS, "dataflow_silent_s": round(silent, 1)}
+
+
+def ready(metrics: EngineMetrics, watermark_age_max_s: float) -> dict[str, object]:
+    """Whether figures are fresh: broker and store answer, and the watermark is as near as it gets."""
+    now, health = time.monotonic(), metrics.health
+    age = metrics.watermark_age()
+    down = now - health.sink_down_since if health.sink_down_since is not None else 0.0
+    checks = {
+        "source": now - health.broker < _BROKER_SECONDS,
+        "sink": down < _SINK_SECONDS,
+        "watermark": age is not None and age < watermark_age_max_s + _WATERMARK_SLACK_SECONDS,
+    }
+    return {
+        "ok": all(checks.values()),
+        **checks,
+        "broker_silent_s": round(now - health.broker, 1),
+        "sink_down_s": round(down, 1),
+        "watermark_age_s": None if age is None else round(age, 1),
+        "lag": metrics.lag(),
+    }
+
+
+@contextmanager
+def served(port: int, metrics: EngineMetrics, watermark_age_max_s: float) -> Iterator[int | None]:
+    """Answer on 127.0.0.1:`port` while the block runs; the port, or None when there is none (0) or it is taken."""
+    if port == 0:
+        yield None
+        return
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            match self.path.partition("?")[0]:
+                case "/livez":
+                    self._json(live(metrics))
+                case "/readyz":
+                    self._json(ready(metrics, watermark_age_max_s))
+                case "/metrics":
+                    self._send(HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics.text())
+                case _:
+                    self._send(HTTPStatus.NOT_FOUND, "text/plain", b"/livez, /readyz and /metrics are here\n")
+
+        def _json(self, told: dict[str, object]) -> None:
+            status = HTTPStatus.OK if told["ok"] else HTTPStatus.SERVICE_UNAVAILABLE
+            self._send(status, "application/json", orjson.dumps(told))
+
+        def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Scrapes are no news."""
+
+    Answers.timeout = 10  # a client that says nothing must not hold a thread
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
+    except OSError as error:
+        log.warning("no /metrics: the port cannot be had", port=port, error=error.strerror, fix="set metrics_port")
+        yield None
+        return
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="operations", daemon=True).start()
+    try:
+        yield port
+    finally:
+        server.shutdown()
+        server.server_close()

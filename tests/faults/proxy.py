@@ -1,0 +1,69 @@
+"""A proxy before the store that can refuse, stall, or lose the reply to an insert."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Proxy:
+    """Listens on loopback. `mode`: pass, refuse (503), stall (nothing answers), lose (replies to inserts vanish)."""
+
+    def __init__(self, target: str) -> None:
+        self._target = (urlsplit(target).hostname or "", urlsplit(target).port or 0)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.mode = "pass"
+        self.lost = self.refused = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        store = socket.create_connection(self._target)
+        asked = [b""]  # what the client sent since the last reply
+
+        def ends() -> None:
+            for end in (client, store):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+        threading.Thread(target=self._guarded, args=(lambda: self._replies(client, store, asked), ends)).start()
+        self._guarded(lambda: self._requests(client, store, asked), ends)
+
+    def _guarded(self, run: Callable[[], None], ends: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError):
+            run()
+        ends()
+
+    def _requests(self, client: socket.socket, store: socket.socket, asked: list[bytes]) -> None:
+        while data := client.recv(1 << 16):
+            if self.mode == "refuse":
+                self.refused += 1
+                client.sendall(UNAVAILABLE)
+                return
+            while self.mode == "stall":
+                threading.Event().wait(0.05)
+            asked[0] += data[:2_000]
+            store.sendall(data)
+
+    def _replies(self, client: socket.socket, store: socket.socket, asked: list[bytes]) -> None:
+        while data := store.recv(1 << 16):
+            if self.mode == "lose" and b"INSERT" in asked[0].upper():
+                self.lost += 1  # the rows are stored, and nobody will know
+                return
+            asked[0] = b""
+            client.sendall(data)

@@ -1,0 +1,175 @@
+"""The broker freezes, restarts, loses or gains partitions; traffic is lopsided, clocks are off, engines are stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+
+from flows.broker import Broker, RealBroker
+from tests.faults.conftest import SEED, long
+from tests.faults.test_store_faults import CORE, agree, hours_ago
+from tests.integration.engine_process import EngineProcess
+from tests.integration.traffic import Traffic, produce
+
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(300), long]
+Engine = Callable[..., EngineProcess]
+Topics = Callable[..., object]
+
+
+def total(traffic: Traffic) -> int:
+    return sum(map(len, traffic.log.values()))
+
+
+def test_frozen_then_restarted(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+    """Longer than every question to the broker waits for an answer: the engine must outlive that."""
+    if not isinstance(kafka, RealBroker):
+        pytest.skip("somebody else's broker")
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 2_000)
+    process = engine("--idle-timeout", "10min")
+    process.start()
+    process.until(lambda: process.consumed() == 2_000)
+    kafka.freeze()
+    try:
+        time.sleep(32)
+        assert process.running, process.said()[-3000:]
+        assert process.asked("/readyz")[0] == 503
+    finally:
+        kafka.thaw()
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    process.until(lambda: process.consumed() == 3_000)
+    kafka.stop()
+    time.sleep(3)
+    kafka.start()
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    began = time.monotonic()
+    process.flags = ("--idle-timeout", "2s")
+    process.until(lambda: process.consumed() == 4_000)
+    print(f"\nrestarted broker: all read {time.monotonic() - began:.1f} s after it came back")
+    assert process.stop() == 0
+    process.start()
+    agree(process, traffic)
+
+
+def test_a_topic_made_anew_is_refused(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 2_000)
+    process = engine("--idle-timeout", "2s")
+    process.start()
+    process.until(lambda: process.consumed() == 2_000)
+    assert process.stop() == 0
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    for done in admin.delete_topics([topic_prefix + "view"]).values():
+        done.result()
+    time.sleep(2)
+    topics(kafka, names=("view",))
+    process.start()
+    assert process.wait(60) == 1
+    assert "was the topic deleted and made anew?" in process.said()
+    process.flags = ("--idle-timeout", "2s", "--accept-loss")
+    process.start()
+    process.until(lambda: bool(process.rows("SELECT 1 FROM livepulse.accepted_losses")))
+    assert process.stop() == 0
+
+
+def test_partitions_added_while_it_runs(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    process = engine("--idle-timeout", "2s")
+    process.start()
+    process.until(lambda: process.consumed() == 1_000)
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    for done in admin.create_partitions([NewPartitions(topic_prefix + name, 6) for name in CORE]).values():
+        done.result()
+    traffic.partitions = 6
+    time.sleep(3)
+    produce(kafka.address, topic_prefix, traffic, 2_000)
+    process.until(lambda: process.consumed() == 3_000, 90)
+    agree(process, traffic)
+    assert process.stop() == 0
+
+
+def test_one_key_with_most_of_the_traffic(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(2), users=150)
+    plain = traffic._random.randrange
+    traffic._random.randrange = lambda *a: 7 if a == (150,) and traffic._random.random() < 0.9 else plain(*a)  # type: ignore[method-assign,misc,assignment]
+    produce(kafka.address, topic_prefix, traffic, 10_000, step_ms=100)
+    process = engine("--idle-timeout", "2s")
+    process.start()
+    process.until(lambda: process.consumed() == 10_000)
+    agree(process, traffic)
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_clocks_an_hour_off(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine, hours: int) -> None:
+    """Producers ahead of us (our clock is slow) stop the engine, offsets kept; behind us their events count."""
+    topics(kafka, names=CORE)
+    producer = Producer({"bootstrap.servers": kafka.address})
+    for number in range(2_000):
+        event = {
+            "event_id": f"e{number}", "event_time": hours_ago(-hours), "user_id": f"u{number % 50}",
+            "surface": "video", "video_id": "v", "creator_id": "c", "watch_ms": 1,
+        }  # fmt: skip
+        producer.produce(topic_prefix + "view", json.dumps(event), partition=number % 4)
+    assert producer.flush(20) == 0
+    process = engine("--idle-timeout", "2s", "--reject-window", "400")
+    process.start()
+    if hours > 0:
+        assert process.wait(60) == 1
+        assert "time_in_future" in process.said()
+        process.flags = ("--reject-ratio", "1")
+        process.start()
+    process.until(lambda: process.consumed() == 2_000)
+    (found,) = process.rows("SELECT sum(accepted) AS a, sum(rejected) AS r FROM livepulse.ingest_ledger")
+    assert (found["a"], found["r"]) == ((0, 2_000) if hours > 0 else (2_000, 0))
+    assert process.stop() == 0
+
+
+def test_workers_1_4_2(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.6))
+    process = engine()
+    for workers in (1, 4, 2):
+        produce(kafka.address, topic_prefix, traffic, 2_000)
+        process.flags = ("--idle-timeout", "2s", "--workers", str(workers))
+        process.start()
+        process.until(lambda: process.consumed() == total(traffic), 120)
+        if workers != 2:
+            assert process.stop() == 0
+    agree(process, traffic)
+
+
+def test_sigterm_under_load_leaves_nothing_to_replay(
+    kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine
+) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(2))
+    produce(kafka.address, topic_prefix, traffic, 60_000, step_ms=50)
+    process = engine("--idle-timeout", "2s")
+    process.start()
+    process.until(lambda: '"reading"' in process.said())
+    began = time.monotonic()
+    assert process.stop() == 0
+    took = time.monotonic() - began
+    stored = process.rows("SELECT sum(consumed) AS n FROM livepulse.ingest_ledger")[0]["n"]
+    consumer = Consumer({"bootstrap.servers": kafka.address, "group.id": topic_prefix})
+    places = [TopicPartition(topic_prefix + name, p) for name in CORE for p in range(4)]
+    committed = sum(max(0, place.offset) for place in consumer.committed(places, timeout=10))
+    consumer.close()
+    print(f"\nSIGTERM: {took:.1f} s; {stored:,} of 60,000 read, {committed:,} committed")
+    assert took <= 10
+    assert stored == committed
+    process.start()
+    process.until(lambda: process.consumed() == 60_000, 90)
+    agree(process, traffic)

@@ -1,0 +1,130 @@
+"""The store refuses, stalls, loses replies; a disk is full: nothing is lost or counted twice."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.broker import Broker
+from sinks.embedded import Embedded
+from tests.faults.conftest import SEED, long
+from tests.faults.proxy import Proxy
+from tests.integration.compare import differences
+from tests.integration.engine_process import EngineProcess
+from tests.integration.traffic import Traffic, produce
+from tests.oracles.log import judge
+
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(300)]
+CORE = ("view", "like", "gift", "order")
+
+
+def hours_ago(hours: float) -> int:
+    return int(time.time() * 1000 - hours * 3_600_000)
+
+
+@pytest.fixture
+def proxy(up: Embedded) -> Iterator[Proxy]:
+    between = Proxy(up.url)
+    yield between
+    between.close()
+
+
+@pytest.fixture
+def served(engine: Callable[..., EngineProcess], proxy: Proxy, up: Embedded, tmp_path: Path) -> EngineProcess:
+    """An engine that knows the store as a server behind the proxy."""
+    secret = tmp_path / "token"
+    secret.write_text(up.token)
+    flags = ("--store", proxy.url, "--store-user", up.user, "--store-password-file", str(secret))
+    return engine(*flags, "--recovery-dir", str(tmp_path / "recovery"), "--idle-timeout", "2s")
+
+
+def agree(process: EngineProcess, traffic: Traffic, seconds: float = 60) -> None:
+    verdict, deadline = judge(traffic.log), time.monotonic() + seconds
+    while (found := differences(process.rows, verdict)) and time.monotonic() < deadline:
+        assert process.running, process.said()[-3000:]
+        time.sleep(0.5)
+    assert found == {}, process.said()[-3000:]
+
+
+@pytest.mark.parametrize("mode", ["lose", pytest.param("refuse", marks=long), pytest.param("stall", marks=long)])
+def test_a_store_that_fails_for_a_while(
+    kafka: Broker, topics: Callable[..., object], topic_prefix: str, served: EngineProcess, proxy: Proxy, mode: str
+) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 2_000)
+    served.start()
+    served.until(lambda: served.consumed() >= 2_000)
+    proxy.mode = mode
+    produce(kafka.address, topic_prefix, traffic, 4_000)
+    time.sleep(4 if mode == "lose" else 12)
+    if mode != "lose":
+        assert served.asked("/livez")[0] == 200
+        assert served.asked("/readyz")[0] == 503
+    proxy.mode = "pass"
+    began = time.monotonic()
+    served.until(lambda: served.consumed() == 6_000)
+    agree(served, traffic)
+    took = time.monotonic() - began
+    print(f"\n{mode}: {proxy.lost} replies lost, {proxy.refused} calls refused; all there {took:.1f} s later")
+    assert proxy.lost or mode != "lose"
+    assert served.metric("livepulse_sink_retries_total") > 0 or mode == "stall"  # it waits for the answer
+    assert served.stop() == 0
+
+
+@long
+def test_disk_full_under_the_recovery_directory(
+    kafka: Broker, topics: Callable[..., object], topic_prefix: str, engine: Callable[..., EngineProcess]
+) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 6_000)
+    process = engine("--idle-timeout", "2s")
+    plain = process.program
+    process.program = ["bash", "-c", 'ulimit -f 100; exec "$@"', "--", *plain]  # KiB: state grows beyond it
+    process.start()
+    assert process.dies_within(90), process.said()[-2000:]
+    assert process.wait(1) != 0
+    assert re.search(r"disk|space|File too large|EFBIG|full", process.said()), process.said()[-2000:]
+    process.program = plain
+    process.start()
+    process.until(lambda: process.consumed() == 6_000)
+    agree(process, traffic)
+
+
+@long
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "bytewax"])
+def test_a_damaged_recovery_directory_is_refused(
+    kafka: Broker, topics: Callable[..., object], topic_prefix: str, engine: Callable[..., EngineProcess],
+    store_dir: Path, damage: str,
+) -> None:  # fmt: skip
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    process = engine("--idle-timeout", "2s")
+    process.start()
+    process.until(lambda: process.consumed() == 1_000)
+    assert process.stop() == 0
+    rows = process.rows("SELECT count() AS n FROM livepulse.events")
+    recovery = store_dir / "recovery"
+    state = max((recovery / "state").glob("shard-00*.log"), key=lambda path: path.stat().st_size)
+    blob = state.read_bytes()
+    match damage:
+        case "cut":
+            state.write_bytes(blob[: len(blob) // 2])
+        case "flip":
+            middle = len(blob) // 2
+            state.write_bytes(blob[:middle] + bytes([blob[middle] ^ 1]) + blob[middle + 1 :])
+        case "missing":
+            state.unlink()
+        case _:
+            for path in (recovery / "bytewax").iterdir():
+                path.unlink()
+    process.start()
+    assert process.wait(60) == 1
+    assert re.search(r"damaged|missing|lost its bytewax", process.said()), process.said()[-2000:]
+    assert process.rows("SELECT count() AS n FROM livepulse.events") == rows

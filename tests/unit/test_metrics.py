@@ -1,0 +1,114 @@
+"""Figures for operators: every declared metric is there with its help, and health says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import numpy as np
+import polars as pl
+import pytest
+
+from flows.broker import free_port
+from flows.messages import Slice, SourceProgress
+from flows.metrics import METRICS, EngineMetrics
+from flows.operations import live, ready, served
+from flows.standing import StandingBoard
+
+
+def _progress(watermark: int) -> SourceProgress:
+    return SourceProgress(0, watermark, idle=False, now=0, early=True, end=False, last_event_time=watermark)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def test_every_metric_is_exported_with_its_help() -> None:
+    text = EngineMetrics().text().decode()
+    for metric in METRICS:
+        name = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
+        assert f"# HELP {metric.name} {metric.help}" in text, name
+        assert metric.name.startswith("livepulse_")
+
+
+def test_a_slice_counts_by_topic_and_reason() -> None:
+    metrics = EngineMetrics()
+    dead = pl.DataFrame({"reason": ["empty", "empty", "not_utf8"]})
+    metrics.took(Slice(None, None, dead, np.array([[0, 0, 0, 10, 2, 3, 1], [1, 0, 0, 5, 0, 0, 0]])))
+    text = metrics.text().decode()
+    assert metrics.consumed == 15
+    for line in (
+        'livepulse_events_total{topic="view"} 10.0',
+        'livepulse_events_total{topic="like"} 5.0',
+        'livepulse_late_total{cause="bound"} 2.0',
+        'livepulse_rejects_total{reason="empty"} 2.0',
+        'livepulse_rejects_total{reason="not_utf8"} 1.0',
+        "livepulse_filtered_total 1.0",
+    ):
+        assert line in text
+
+
+def test_an_epoch_lasts_until_a_partition_is_met_again() -> None:
+    metrics = EngineMetrics()
+    for name in ("a", "b", "a", "b", "a"):
+        metrics.epoch(name)
+    assert "livepulse_epoch_seconds_count 2.0" in metrics.text().decode()
+
+
+def test_ready_names_what_is_wrong() -> None:
+    metrics = EngineMetrics()
+    assert ready(metrics, 60)["watermark"] is False  # nothing was read yet
+    metrics.looped(_progress(_now() - 30_000))
+    assert ready(metrics, 60)["ok"]
+    metrics.retried()
+    metrics.health.sink_down_since = time.monotonic() - 6
+    assert (ready(metrics, 60)["ok"], ready(metrics, 60)["sink"]) == (False, False)
+    metrics.inserted("events", 1, 0.1)
+    assert ready(metrics, 60)["ok"]
+    metrics.health.broker -= 31
+    assert ready(metrics, 60)["source"] is False
+    metrics.looped(_progress(_now() - 600_000))
+    assert ready(metrics, 60)["watermark"] is False
+
+
+def test_live_notices_a_dataflow_that_hangs() -> None:
+    metrics = EngineMetrics()
+    assert live(metrics)["ok"]
+    metrics.health.looped -= 121
+    assert not live(metrics)["ok"]
+
+
+def test_served_on_loopback() -> None:
+    metrics = EngineMetrics()
+    metrics.looped(_progress(_now()))
+    port = free_port()
+    with served(port, metrics, 60) as at:
+        assert at == port
+        with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
+            assert json.load(answer)["ok"]
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert b"livepulse_events_total" in answer.read()
+        metrics.health.looped -= 121
+        with pytest.raises(HTTPError) as failed:
+            urlopen(f"http://127.0.0.1:{port}/livez")
+        assert failed.value.code == 503
+        with served(port, metrics, 60) as second:
+            assert second is None  # a taken port is a warning
+
+
+def test_workers_stand_together(tmp_path: Path) -> None:
+    StandingBoard.create(tmp_path / "standing", 2)
+    boards = [StandingBoard(tmp_path / "standing", 2) for _ in range(3)]
+    for worker, (consumed, watermark) in enumerate(((10, 2_000), (20, 1_000))):
+        metrics = EngineMetrics()
+        metrics.consumed = consumed
+        assert boards[2].read().watermark is None
+        metrics.looped(_progress(watermark))
+        metrics.lag = lambda: 7
+        boards[worker].write(worker, metrics)
+    standing = boards[2].read()
+    assert (standing.events, standing.watermark, standing.lag) == (30, 1_000, 14)
