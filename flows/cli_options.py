@@ -38,7 +38,7 @@ KAFKA_FIELDS: Final = ("brokers", "kafka", "topic_prefix")
 LIVE_ONLY: Final = frozenset(
     {"brokers", "group", "kafka", "topic_prefix", "from_", "accept_loss", "recovery_dir", "state_fsync", "workers",
      "epoch_ms", "idle_timeout_ms", "reopen_ms", "early_interval_ms", "backlog_after_ms",
-     "metrics_port", "dead_letters_topic", "audit_interval_ms"}
+     "metrics_port", "metrics_host", "dead_letters_topic", "audit_interval_ms"}
 )  # fmt: skip
 """Fields that mean nothing to a backfill."""
 

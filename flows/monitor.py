@@ -33,7 +33,7 @@ def monitored(
     oldest_s = (settings.out_of_orderness_ms + settings.idle_timeout_ms) / 1000
     with ExitStack() as stack:
         port = settings.metrics_port + worker if settings.metrics_port else 0
-        stack.enter_context(served(port, metrics, oldest_s))
+        stack.enter_context(served(port, metrics, oldest_s, settings.metrics_host))
         stack.enter_context(every(_STANDING_SECONDS, lambda: standing.write(worker, metrics)))
         if worker == 0:
             stack.enter_context(

@@ -1,4 +1,4 @@
-"""What operators ask the engine over HTTP, on loopback only: /livez, /readyz and /metrics."""
+"""What operators ask the engine over HTTP, on loopback unless told otherwise: /livez, /readyz and /metrics."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ def ready(metrics: EngineMetrics, watermark_age_max_s: float) -> dict[str, objec
 
 
 @contextmanager
-def served(port: int, metrics: EngineMetrics, watermark_age_max_s: float) -> Iterator[int | None]:
-    """Answer on 127.0.0.1:`port` while the block runs; the port, or None when there is none (0) or it is taken."""
+def served(
+    port: int, metrics: EngineMetrics, watermark_age_max_s: float, host: str = "127.0.0.1"
+) -> Iterator[int | None]:
+    """Answer on `host`:`port` while the block runs; the port, or None when there is none (0) or it is taken."""
     if port == 0:
         yield None
         return
@@ -85,9 +87,11 @@ def served(port: int, metrics: EngineMetrics, watermark_age_max_s: float) -> Ite
 
     Answers.timeout = 10  # a client that says nothing must not hold a thread
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), Answers)
+        server = ThreadingHTTPServer((host, port), Answers)
     except OSError as error:
-        log.warning("no /metrics: the port cannot be had", port=port, error=error.strerror, fix="set metrics_port")
+        log.warning(
+            "no /metrics: the port cannot be had", host=host, port=port, error=error.strerror, fix="set metrics_port"
+        )
         yield None
         return
     server.daemon_threads = True

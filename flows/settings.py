@@ -200,7 +200,9 @@ class Settings(BaseModel):
 
     # Operations
     metrics_port: int = Field(9464, ge=0, le=65_000)
-    """Loopback port of /metrics, /livez and /readyz (worker n: n ports further); 0: none."""
+    """Port of /metrics, /livez and /readyz (worker n: n ports further); 0: none."""
+    metrics_host: str = "127.0.0.1"
+    """Address on which they are answered, to whoever reaches it: leave loopback only in a network of your own."""
     audit_interval_ms: DurationMs = Field(300_000, ge=0)
     """How often the last closed minutes are recomputed from `events` and compared; 0: never."""
 
@@ -247,15 +249,10 @@ class Settings(BaseModel):
 
     @field_validator("from_", "min_event_time")
     @classmethod
-    def _instants(cls, text: str) -> str:
+    def _instants(cls, text: str, info: ValidationInfo) -> str:
         if text not in {"earliest", "latest"}:
             parse_instant(text)
-        return text
-
-    @field_validator("min_event_time")
-    @classmethod
-    def _a_time(cls, text: str) -> str:
-        if text in {"earliest", "latest"}:
+        elif info.field_name == "min_event_time":
             raise ValueError("write a time such as 2005-01-01")
         return text
 

@@ -46,6 +46,22 @@ def test_each_service_is_pinned_closed_and_watched(name: str) -> None:
         assert not source.startswith(".") or mount.endswith(":ro")
 
 
+def test_prometheus_reaches_what_it_scrapes() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text(encoding="utf-8"))
+    named = {
+        address for job in config["scrape_configs"] for told in job["static_configs"] for address in told["targets"]
+    }
+    assert named == {"127.0.0.1:9090", "engine:9464", "clickhouse:9363"}
+    engine = SERVICES["engine"]
+    assert engine["environment"]["LIVEPULSE_METRICS_HOST"] == "0.0.0.0"
+    assert "ports" not in engine
+    mounted = [mount.split(":")[1] for mount in SERVICES["prometheus"]["volumes"]]
+    assert {f"/etc/prometheus/{name}" for name in config["rule_files"]} <= set(mounted)
+    metrics = ET.parse(ROOT / "deploy" / "clickhouse-metrics.xml").getroot()
+    assert metrics.findtext("prometheus/port") == "9363"
+    assert not any("9363" in port for port in SERVICES["clickhouse"]["ports"])
+
+
 def test_no_password_has_a_default() -> None:
     for line in TEXT.splitlines():
         if re.search(r"PASSWORD|CLUSTER_ID", line):
