@@ -40,6 +40,7 @@ _BACKFILL_ROUND_EVENTS = 200_000
 _BACKFILL_EPOCH = timedelta(seconds=5)
 _GOOD_ENDS = (Outcome.DRAINED.value, Outcome.TOPOLOGY_CHANGED.value)
 _LATE_SHARE_ACCEPTED = 0.01
+_MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600
 _VERSION_FINAL_BIT = 1 << 63
 _VERSION_GENERATION_SHIFT = 48
 
@@ -60,6 +61,7 @@ def run(settings: Settings) -> int:
         StandingBoard.create(recovery.standing_path, settings.workers)
         standing = StandingBoard(recovery.standing_path, settings.workers)
         stack.enter_context(reported(screen, standing.read))
+        restarts = _Restarts()
         while not drain.is_set():
             lanes = _wait_for_lanes(settings, drain)
             if not lanes:
@@ -68,6 +70,8 @@ def run(settings: Settings) -> int:
             outcome = work(plan, drain) if settings.workers == 1 else _supervise(plan, drain)
             if outcome is Outcome.TOPOLOGY_CHANGED:
                 log.info("partitions or topics have come: the workers take them in")
+            elif outcome is Outcome.KILLED:
+                restarts.wait(drain)
     log.info("stopped; nothing to replay")
     return OK
 
@@ -99,7 +103,7 @@ def _supervise(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     """Run all workers; when one ends, so do the others.
 
     Raises:
-        Stop: a worker failed.
+        Stop: a worker gave up (one that was killed did not).
     """
     context = multiprocessing.get_context("spawn")
     workers = [
@@ -108,23 +112,50 @@ def _supervise(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     ]
     for process in workers:
         process.start()
-    told = False
+    told, failed = False, None
     while alive := [p for p in workers if p.is_alive()]:
         if drain.is_set() and not told:
             told = True
             for process in alive:
                 process.terminate()
-        codes = [p.exitcode for p in workers if p.exitcode is not None]
-        if not all(code in _GOOD_ENDS for code in codes):
+        failed = failed or next((p.exitcode for p in workers if p.exitcode not in (None, *_GOOD_ENDS)), None)
+        if failed is not None:
             for process in alive:
                 process.kill()
         time.sleep(0.05)
-    codes = [p.exitcode for p in workers if p.exitcode is not None]
-    if all(code in _GOOD_ENDS for code in codes):
+    codes = [p.exitcode for p in workers]
+    if failed is None:
         return Outcome.TOPOLOGY_CHANGED if Outcome.TOPOLOGY_CHANGED.value in codes else Outcome.DRAINED
+    if failed < 0:
+        log.warning("a worker was killed", signal=-failed)
+        return Outcome.KILLED
     raise Stop(
-        f"workers ended with exit codes {codes}; what they said stands above. State is kept: start again to resume"
+        f"a worker ended with exit code {failed}; what it said stands above. State is kept: start again to resume"
     )
+
+
+class _Restarts:
+    """Starts all workers again after one was killed (out of memory, by hand): with growing pauses, and not for ever."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def wait(self, drain: threading.Event) -> None:
+        """Pause before the next start.
+
+        Raises:
+            Stop: too many of them.
+        """
+        now = time.monotonic()
+        self._times = [*(t for t in self._times if now - t < _RESTARTS_WITHIN_SECONDS), now]
+        if len(self._times) > _MOST_RESTARTS:
+            raise Stop(
+                f"workers were killed {len(self._times)} times within {_RESTARTS_WITHIN_SECONDS // 60} minutes: see "
+                "who kills them (dmesg tells of memory). State is kept: start again to resume"
+            )
+        pause = 2 ** (len(self._times) - 1)
+        log.warning("all workers start again", seconds=pause)
+        drain.wait(pause)
 
 
 def _of_worker(plan: WorkerPlan, index: int) -> WorkerPlan:

@@ -62,6 +62,7 @@ class Outcome(enum.Enum):
 
     DRAINED = 0
     TOPOLOGY_CHANGED = 75
+    KILLED = -9  # by a signal from outside; never a process's own exit code
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,12 @@ class EngineProcess:
             return False
         return True
 
+    def workers(self) -> list[int]:
+        """Ids of its worker processes (with one worker there are none: the engine itself works)."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def stop(self, seconds: float = 30) -> int:
         """SIGTERM; the exit code."""
         assert self._process is not None

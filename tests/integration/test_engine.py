@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +96,20 @@ def test_a_stop_and_a_start_with_other_workers_lose_and_repeat_nothing(
             break
         assert process.stop() == 0
     agree(process, traffic)
+
+
+def test_a_killed_worker_is_started_again(kafka: Broker, topics: Topics, topic_prefix: str, engine: Start) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=5, start_ms=hours_ago(0.6))
+    produce(kafka.address, topic_prefix, traffic, 3_000)
+    process = engine(kafka, *IDLE, "--workers", "2")
+    process.until(lambda: process.consumed() == total(traffic), 90)
+    os.kill(process.workers()[0], signal.SIGKILL)
+    produce(kafka.address, topic_prefix, traffic, 3_000)
+    process.until(lambda: process.consumed() == total(traffic), 90)
+    agree(process, traffic)
+    assert "all workers start again" in process.said()
+    assert process.stop() == 0
 
 
 def test_kills_under_load_leave_no_trace(
