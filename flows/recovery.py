@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -80,10 +81,12 @@ class RecoveryDir:
 
     def begin(self, shards: int, first_offsets: dict[str, int]) -> None:
         """Prepare a first start. Facts come last: without them the directory counts as empty."""
-        (self.path / "bytewax").mkdir(mode=0o700, exist_ok=True)
+        begun = self.path / "bytewax"
+        if begun.exists():
+            shutil.rmtree(begun)  # a start that was killed before it wrote the facts: the database may be half made
+        begun.mkdir(mode=0o700)
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
-        if not any((self.path / "bytewax").iterdir()):
-            init_db_dir(self.path / "bytewax", 1)
+        init_db_dir(begun, 1)
         self._write(_Facts(_FORMAT, shards, 0, first_offsets))
 
     def raise_generation(self, shards: int, at_least: int) -> tuple[int, dict[str, int]]:
