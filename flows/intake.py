@@ -6,7 +6,6 @@ so that replaying a day takes the memory of living through it. The partition fur
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -29,9 +28,7 @@ class AlignmentBoard:
         if path is None:
             self._slots = np.full(workers, MAX_TIME, dtype=np.int64)
             return
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 8 * workers)
-        self._slots = np.frombuffer(self._map, dtype=np.int64)
+        self._slots = np.asarray(np.memmap(path, dtype=np.int64, mode="r+", shape=workers))
 
     @staticmethod
     def create(path: Path, workers: int) -> None:

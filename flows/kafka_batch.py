@@ -21,7 +21,8 @@ from confluent_kafka import Consumer, KafkaError
 from numba import types
 
 from schemas.decode_compile import Bytes, compiled, copy_in, peek, peek32
-from schemas.decode_text import PADDING, Int64s, Texts
+from schemas.decode_rules import Int64s
+from schemas.decode_text import PADDING, Texts
 
 Pointers = npt.NDArray[np.uint64]
 
@@ -144,25 +145,24 @@ def _taken(pointers: Pointers) -> Batch:
     values, keys = _empty(number, size), _empty(number, key_size)
     offsets, stamps = np.empty(number, dtype=np.int64), np.empty(number, dtype=np.int64)
     kinds, kind = np.empty(number, dtype=np.int64), np.zeros(1, dtype=np.int32)
-    _copy(pointers, order, values.text, values.starts, values.ends, values.present, offsets)
-    _copy_keys(pointers, order, keys.text, keys.starts, keys.ends, keys.present)
-    _stamp(pointers, order, stamps, kinds, kind, kind.ctypes.data)
+    for place, size_place, into in ((_PAYLOAD, _SIZE, values), (_KEY, _KEY_SIZE, keys)):
+        _copy(pointers, order, place, size_place, into.text, into.starts, into.ends, into.present)
+        into.text.setflags(write=False)  # as `Texts.of` has it: a writable array would be another type to Numba
+    _stamp(pointers, order, offsets, stamps, kinds, kind, kind.ctypes.data)
     ends = np.cumsum(np.bincount(lane_of[good], minlength=known)).tolist()
     append_time = kinds == _APPEND_TIME
     runs = [
         Run(_name_of(topic), partition, first, last, append_time=bool(append_time[first:last].all()))
         for (topic, partition), first, last in zip(lanes[:known].tolist(), [0, *ends], ends, strict=False)
     ]
-    for texts in (values, keys):
-        texts.text.setflags(write=False)  # as `Texts.of` has it: a writable array would be another type to Numba
     _give_back(pointers)
     return Batch(runs, values, keys, offsets, stamps, troubles)
 
 
 def _empty(count: int, size: int) -> Texts:
     """Room for texts of `size` bytes in all."""
-    text = np.empty(size + count + PADDING, dtype=np.uint8)
-    text[size + count :] = 10
+    text = np.empty(size + count + len(PADDING), dtype=np.uint8)
+    text[size + count :] = np.frombuffer(PADDING, dtype=np.uint8)
     starts, ends = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     return Texts(text, starts, ends, np.empty(count, dtype=np.bool_))
 
@@ -211,50 +211,34 @@ def _describe(messages: Pointers, lanes: Int64s, lane_of: Int64s, sizes: Int64s)
 
 
 @compiled
-def _copy_one(message: np.uint64, text: Bytes, used: int, place: int, size_place: int) -> tuple[int, bool]:
-    """Copy a value or key to `used`, with an end of line; where it ends, and whether it is there."""
-    source, size = peek(message + np.uint64(place)), peek(message + np.uint64(size_place))
-    if source != 0 and size > 0:
-        copy_in(text, used, source, size)
-        used += size
-    text[used] = 10
-    return used, source != 0
-
-
-@compiled
 def _copy(
-    messages: Pointers, order: Int64s, text: Bytes, starts: Int64s, ends: Int64s, present: npt.NDArray[np.bool_],
-    offsets: Int64s,
+    messages: Pointers, order: Int64s, place: int, size_place: int,
+    text: Bytes, starts: Int64s, ends: Int64s, present: npt.NDArray[np.bool_],
 ) -> None:  # fmt: skip
+    """Copy values or keys (`place`, `size_place`: of the fields that say where they are), each with an end of line."""
     used = 0
     for i in range(len(order)):
         message = messages[order[i]]
-        starts[i] = used
-        used, present[i] = _copy_one(message, text, used, _PAYLOAD, _SIZE)
+        source, size = peek(message + np.uint64(place)), peek(message + np.uint64(size_place))
+        starts[i], present[i] = used, source != 0
+        if source != 0 and size > 0:
+            copy_in(text, used, source, size)
+            used += size
         ends[i] = used
-        used += 1
-        offsets[i] = peek(message + np.uint64(_OFFSET))
-
-
-@compiled
-def _copy_keys(
-    messages: Pointers, order: Int64s, text: Bytes, starts: Int64s, ends: Int64s, present: npt.NDArray[np.bool_]
-) -> None:
-    used = 0
-    for i in range(len(order)):
-        starts[i] = used
-        used, present[i] = _copy_one(messages[order[i]], text, used, _KEY, _KEY_SIZE)
-        ends[i] = used
+        text[used] = 10
         used += 1
 
 
 @compiled
 def _stamp(
-    messages: Pointers, order: Int64s, stamps: Int64s, kinds: Int64s, kind: npt.NDArray[np.int32], address: int
-) -> None:
-    """Times of the messages and what kind of time each is (`address`: of `kind`, where the library puts it)."""
+    messages: Pointers, order: Int64s, offsets: Int64s, stamps: Int64s, kinds: Int64s, kind: npt.NDArray[np.int32],
+    address: int,
+) -> None:  # fmt: skip
+    """Offsets, times, and what kind of time each is (`address`: of `kind`, where the library puts it)."""
     for i in range(len(order)):
-        stamps[i] = _timestamp(messages[order[i]], np.uint64(address))
+        message = messages[order[i]]
+        offsets[i] = peek(message + np.uint64(_OFFSET))
+        stamps[i] = _timestamp(message, np.uint64(address))
         kinds[i] = kind[0]
 
 

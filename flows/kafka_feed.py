@@ -224,20 +224,14 @@ class KafkaFeed:
     def _decode_batch(self, batch: Batch) -> set[str]:
         """Put a part for each partition; the names of their lanes.
 
-        A long run is decoded by itself: parts of one frame keep all of it in memory for as long as one of them waits.
+        Where a run is long, each is decoded by itself: parts of one frame keep all of it in memory while one waits.
         """
         last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
         self._intake.lag_ms = max(0, self._clock() - last) if last > 0 else 0
-        names: set[str] = set()
-        short: list[Run] = []
-        for run in batch.runs:
-            if run.last - run.first < _DECODE_APART:
-                short.append(run)
-            else:
-                names |= self._decode_runs(batch.rows(run.first, run.last), [run.moved(-run.first)])
-        if len(short) == len(batch.runs):
-            return self._decode_runs(batch, short)
-        return names.union(*(self._decode_runs(batch.rows(r.first, r.last), [r.moved(-r.first)]) for r in short))
+        if max(run.last - run.first for run in batch.runs) < _DECODE_APART:
+            return self._decode_runs(batch, batch.runs)
+        apart = (self._decode_runs(batch.rows(r.first, r.last), [r.moved(-r.first)]) for r in batch.runs)
+        return set().union(*apart)
 
     def _decode_runs(self, batch: Batch, runs: list[Run]) -> set[str]:
         now = self._clock()

@@ -47,12 +47,16 @@ class SourceProgress:
     last_event_time: int
 
 
+LEDGER_LINE = ("kind", "partition", "minute", "consumed", "late", "rejected", "filtered")
+"""Columns of `Slice.ledger`: counts of one kind in one minute."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """Consecutive messages of one partition, decoded and judged. Frames are None when empty.
 
-    `frame`: valid, on-time events; `late`, `dead`: rows for `late_events` and `dead_letters`; `ledger`: a line of
-    (kind, partition, minute, consumed, late, rejected, filtered) for each kind and minute.
+    `frame`: valid, on-time events; `late`, `dead`: rows for `late_events` and `dead_letters`; `ledger`: a
+    `LEDGER_LINE` for each kind and minute.
     """
 
     frame: pl.DataFrame | None

@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from flows.errors import Stop
-from flows.messages import Slice
+from flows.messages import LEDGER_LINE, Slice
 
-_CONSUMED, _REJECTED = 3, 5  # columns of Slice.ledger
+_CONSUMED, _REJECTED = (LEDGER_LINE.index(name) for name in ("consumed", "rejected"))
 
 
 @dataclass(slots=True)

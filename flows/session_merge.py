@@ -6,6 +6,7 @@ its last order is refunded: a refund weeks later is a row of its own day.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ _TIMES: Final = {
 }  # fmt: skip
 
 
-class _Merge:
+class _Merge(ABC):
     """What the kernels share: cells by name, their expiry and recovery. See `flows.kernel.MergeKernel`."""
 
     name: str
@@ -55,8 +56,9 @@ class _Merge:
                 cells.forget(watermark - self._retain)
         return found
 
+    @abstractmethod
     def _rows(self, table: str, due: Due) -> pl.DataFrame:
-        raise NotImplementedError
+        """The rows of a table for its cells that are due."""
 
     def snapshot(self) -> bytes:
         """See `flows.kernel.Persistent`."""

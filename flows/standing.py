@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +22,7 @@ class StandingBoard:
     """A small file with a line a worker: events taken, watermark, lag."""
 
     def __init__(self, path: Path, workers: int) -> None:
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 8 * _COLUMNS * workers)
-        self._lines = np.frombuffer(self._map, dtype=np.int64).reshape(workers, _COLUMNS)
+        self._lines = np.asarray(np.memmap(path, dtype=np.int64, mode="r+", shape=(workers, _COLUMNS)))
 
     @staticmethod
     def create(path: Path, workers: int) -> None:

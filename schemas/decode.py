@@ -54,7 +54,7 @@ _ALWAYS_READ: Final = ("event_id", "user_id", "tz")  # hashed, hashed, checked
 _FIRST_LINE: Final = (
     b'{"topic":"like","event_id":"-","event_time":%d,"user_id":"-","live_id":"-","creator_id":"-","tags":["-"]}'
 )
-_NO_BYTES: Final = np.frombuffer(b"\n" * PADDING, dtype=np.uint8)
+_NO_BYTES: Final = np.frombuffer(PADDING, dtype=np.uint8)
 _NAMES: Final = tuple(TOPICS)
 
 
@@ -234,7 +234,7 @@ class _Patch:
 
     def extra(self) -> Bytes:
         """The texts of these events, which spans behind the batch's bytes mean."""
-        return np.frombuffer(bytes(self._extra) + b"\n" * PADDING, dtype=np.uint8)
+        return np.frombuffer(bytes(self._extra) + PADDING, dtype=np.uint8)
 
     def notes(self) -> Int64s:
         """What `Found.notes` is up to the end of the tags, and the spans of these events' tags."""

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from schemas.decode_columns import Mask
 from schemas.decode_compile import Bytes
+from schemas.decode_rules import Int64s
 
-Int64s = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
-PADDING: Final = 32
-"""Ends of line behind the last message: what compiled code may read there."""
+PADDING: Final = b"\n" * 32
+"""Behind the last message: what compiled code may read there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Texts:
     @classmethod
     def of(cls, values: Sequence[bytes | None]) -> Texts:
         """These values in one array."""
-        joined = b"\n".join([*(value or b"" for value in values), b"\n" * PADDING])
+        joined = b"\n".join([*(value or b"" for value in values), PADDING])
         sizes = np.fromiter((len(value or b"") for value in values), dtype=np.int64, count=len(values))
         ends = np.cumsum(sizes + 1) - 1
         present = np.fromiter((value is not None for value in values), dtype=np.bool_, count=len(values))
