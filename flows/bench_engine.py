@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+from flows.broker import dying_with_us
 from flows.errors import DependencyDown
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
@@ -90,10 +90,9 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), environment.get("PYTHONPATH"))))
         environment["RUST_BACKTRACE"] = "0"  # Bytewax would fill the log with frames of its own
         environment |= {f"LIVEPULSE_{name.upper()}": _text(value) for name, value in given.items()}
-        tied = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*tied, sys.executable, "-m", "flows.cli", "run"],
+                [*dying_with_us(), sys.executable, "-m", "flows.cli", "run"],
                 cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._usage = _Usage(self._process.pid, self.store / "endpoint.json")

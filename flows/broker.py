@@ -162,7 +162,7 @@ class RealBroker(_Closing):
             return
         with (self.home / "kafka.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*_dying_with_us(), *self._java("kafka.Kafka", str(self._config))],
+                [*dying_with_us(), *self._java("kafka.Kafka", str(self._config))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         give_up = time.monotonic() + _START_SECONDS
@@ -274,10 +274,17 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "livepulse" / f"kafka-{KAFKA}"
 
 
-def free_port() -> int:
-    """A loopback TCP port that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """A loopback TCP port that is free now: `wanted` if nothing listens there."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        if wanted:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was closed a moment ago is free
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            if wanted:
+                return free_port()
+            raise
         port: int = probe.getsockname()[1]
         return port
 
@@ -286,8 +293,9 @@ def _complete(jars: Path) -> bool:
     return (jars / f"kafka_2.13-{KAFKA}.jar").exists() and (jars / f"slf4j-simple-{SLF4J}.jar").exists()
 
 
-def _dying_with_us() -> list[str]:
-    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+def dying_with_us(how: str = "KILL") -> list[str]:
+    """Words before a command that signal it when the thread that started it ends; none without `setpriv`."""
+    return ["setpriv", "--pdeathsig", how] if shutil.which("setpriv") else []
 
 
 def _base64_url(identity: bytes) -> str:

@@ -7,9 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from flows.cli_options import ALL_FIELDS, with_settings
-from flows.durations import parse_instant
-from flows.errors import CHECK_FAILED, OK, Usage
+from flows.cli_options import ALL_FIELDS, instant, with_settings
+from flows.errors import CHECK_FAILED, OK
 from flows.settings import Settings
 
 _FIELDS: Final = [name for name in ALL_FIELDS if name not in {"store_password", "from_"}]  # `--from` is the range here
@@ -34,7 +33,7 @@ def reconcile(settings: Settings, *, since: From = None, until: To = None, as_js
     from flows.audit import reconcile as compare
     from flows.store_access import opened
 
-    start, stop = _instant(since), _instant(until)
+    start, stop = instant(since), instant(until)
     with opened(settings) as store:
         found = compare(store, settings, start, stop)
     if as_json:
@@ -69,7 +68,7 @@ def repair(
     """
     from flows.engine import repair as recompute
 
-    first, last = _instant(start), _instant(stop)
+    first, last = instant(start), instant(stop)
     assert first is not None
     assert last is not None
     done = recompute(settings, first, last)
@@ -81,10 +80,3 @@ def repair(
             f"{done.events:,} events recomputed, {done.late:,} late ones count now; rows written: {rows or 'none'}"
         )
     return OK
-
-
-def _instant(text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_instant(text)
-    except ValueError as error:
-        raise Usage(f"{text!r}: {error}") from error

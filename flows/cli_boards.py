@@ -15,6 +15,7 @@ import typer
 from flows.cli_options import STORE_FIELDS, plain, with_settings
 from flows.errors import CHECK_FAILED, OK, Usage
 from flows.settings import Settings
+from flows.store_place import store_there
 
 if TYPE_CHECKING:
     from grafana.asking import Store
@@ -139,11 +140,7 @@ def _reading(settings: Settings, *, read_port: int = 0, reader: tuple[str, str] 
     if settings.is_server:
         yield Store(settings.store, settings.database, settings.store_user or "default", settings.password())
         return
-    if not (settings.store_dir / "clickhouse").is_dir():
-        raise Usage(
-            f"there is no store in {settings.store_dir}; name one with --store, or make one with `livepulse run`"
-        )
-    up = embedded.start(settings.store_dir, die_with_parent=True)
+    up = embedded.start(store_there(settings), die_with_parent=True)
     try:
         if read_port or reader:
             with _front(up, read_port, reader) as url:

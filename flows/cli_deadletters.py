@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_options import KAFKA_FIELDS, STORE_FIELDS, with_settings
-from flows.durations import parse_instant
-from flows.errors import OK, Usage
+from flows.cli_options import KAFKA_FIELDS, STORE_FIELDS, instant, with_settings
+from flows.errors import OK
 from flows.settings import Settings
 
 Reason = Annotated[str | None, typer.Option("--reason", help="Only those with this code")]
@@ -40,7 +39,7 @@ def list_(
     from flows.dead_letters import Wanted, summary
     from flows.store_access import opened
 
-    wanted = Wanted(reason, topic, _instant(since), _instant(until))
+    wanted = Wanted(reason, topic, instant(since), instant(until))
     with opened(settings) as store:
         rows = summary(store, wanted)
     if as_json:
@@ -111,7 +110,7 @@ def replay(
     from flows.dead_letters import replay as send
     from flows.store_access import opened
 
-    wanted = Wanted(reason, topic, _instant(since), _instant(until))
+    wanted = Wanted(reason, topic, instant(since), instant(until))
     with opened(settings) as store:
         done = send(store, settings, wanted, everything=everything, dry=dry_run)
     if as_json:
@@ -120,13 +119,6 @@ def replay(
         verb = "would be sent" if dry_run else "sent"
         typer.echo(f"{done.sent:,} {verb}; {done.still_bad:,} would be rejected again and stay")
     return OK
-
-
-def _instant(text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_instant(text)
-    except ValueError as error:
-        raise Usage(f"{text!r}: {error}") from error
 
 
 def _visible(raw: bytes) -> str:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from flows.configuration import load_settings
-from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, USAGE, LivePulseError
+from flows.durations import parse_instant
+from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, USAGE, LivePulseError, Usage
 from flows.masking import masked
 from flows.settings import Settings, outside_name
 
@@ -50,6 +51,18 @@ Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file instead of livepulse.toml")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Say more, and show tracebacks")]
+
+
+def instant(text: str | None) -> int | None:
+    """The time that an option names, in epoch ms; None without one.
+
+    Raises:
+        Usage: it is no time.
+    """
+    try:
+        return None if text is None else parse_instant(text)
+    except ValueError as error:
+        raise Usage(f"{text!r}: {error}") from error
 
 
 def section_of(field: str) -> str:

@@ -18,6 +18,7 @@ from flows.cli_options import section_of
 from flows.configuration import PREFIX, unknown_variables
 from flows.errors import OK, DependencyDown, Usage
 from flows.settings import Settings, outside_name
+from flows.store_place import store_there
 
 PARTS: Final = ("bytewax", "polars", "numpy", "pyarrow", "chdb", "clickhouse-connect", "confluent-kafka")
 
@@ -26,13 +27,10 @@ def answer(settings: Settings, query: str, default_format: str) -> Iterator[byte
     """What the store says to one query, block by block, embedded or served, engine up or not."""
     if settings.is_server:
         return _ask_server(settings, query, default_format)
-    if not (settings.store_dir / "clickhouse").is_dir():
-        raise Usage(
-            f"there is no store in {settings.store_dir}; name one with --store, or make one with `livepulse run`"
-        )
+    directory = store_there(settings)
     from sinks import embedded
 
-    return embedded.ask_blocks(settings.store_dir, query, default_format=default_format, database=settings.database)
+    return embedded.ask_blocks(directory, query, default_format=default_format, database=settings.database)
 
 
 def _ask_server(settings: Settings, query: str, default_format: str) -> Iterator[bytes]:

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.live import Live
 
 from flows import demo_summary
-from flows.broker import Broker, find_broker
-from flows.demo_board import BoardProcess, dying_with_us
+from flows.broker import Broker, dying_with_us, find_broker
+from flows.demo_board import BoardProcess
 from flows.errors import CHECK_FAILED, OK, DependencyDown, LivePulseError, Usage
 from flows.live_table import Snapshot, Status, Trend, render, take
 from flows.simulate import Conversion, Options, Progress, simulate_to_kafka
@@ -196,7 +196,7 @@ class EngineProcess:
         self._log = store / "engine.log"
         root = Path(__file__).resolve().parent.parent
         command = [
-            *dying_with_us(),
+            *dying_with_us("TERM"),
             sys.executable,
             "-m",
             "flows.cli",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+
+from flows.broker import dying_with_us, free_port
 
 PORT: Final = 8_080
 _STOP_SECONDS: Final = 5.0
@@ -22,7 +22,7 @@ class BoardProcess:
         self.url = f"http://127.0.0.1:{port}"
         root = Path(__file__).resolve().parent.parent
         command = [
-            *dying_with_us(), sys.executable, "-m", "flows.cli", "boards", "preview", "--store", str(store),
+            *dying_with_us("TERM"), sys.executable, "-m", "flows.cli", "boards", "preview", "--store", str(store),
             "--port", str(port),
         ]  # fmt: skip
         environment = {name: text for name, text in os.environ.items() if not name.startswith("LIVEPULSE_")}
@@ -43,21 +43,3 @@ class BoardProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def free_port(wanted: int) -> int:
-    """`wanted` if nothing listens there, else another one."""
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise OSError("no port of 127.0.0.1 is free")
-
-
-def dying_with_us() -> list[str]:
-    """So that a killed demo leaves no process behind, where the system can do it."""
-    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []

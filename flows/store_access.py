@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flows.errors import Usage
 from flows.settings import Settings
+from flows.store_place import store_there
 from sinks import embedded
 from sinks.clickhouse import Store
 
@@ -25,11 +25,7 @@ def opened(settings: Settings) -> Iterator[Store]:
         finally:
             store.close()
         return
-    if not (settings.store_dir / "clickhouse").is_dir():
-        raise Usage(
-            f"there is no store in {settings.store_dir}; name one with --store, or make one with `livepulse run`"
-        )
-    up = embedded.start(settings.store_dir, die_with_parent=True)
+    up = embedded.start(store_there(settings), die_with_parent=True)
     try:
         store = Store.connect(up.url, up.user, up.token, settings.database)
         try:
