@@ -13,17 +13,14 @@ from confluent_kafka.cimpl import NewPartitions
 
 from flows.broker import Broker, RealBroker
 from tests.faults.conftest import SEED, long
-from tests.faults.test_store_faults import CORE, agree, hours_ago
+from tests.faults.test_store_faults import CORE
+from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
-from tests.integration.traffic import Traffic, produce
+from tests.integration.traffic import Traffic, hours_ago, produce, total
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(300), long]
 Engine = Callable[..., EngineProcess]
 Topics = Callable[..., object]
-
-
-def total(traffic: Traffic) -> int:
-    return sum(map(len, traffic.log.values()))
 
 
 def test_frozen_then_restarted(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:

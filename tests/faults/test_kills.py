@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +13,7 @@ from sinks.embedded import Embedded
 from tests.faults.conftest import ROUNDS, SEED
 from tests.faults.rounds import POINTS, die_and_recover
 from tests.integration.engine_process import EngineProcess
-from tests.integration.traffic import Traffic
+from tests.integration.traffic import Traffic, hours_ago
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(1_500)]
 
@@ -22,10 +21,6 @@ CORE = ("view", "like", "gift", "order")
 # Windows close by the watermark alone: what idleness closes may be opened again, and a reader would see it.
 FLAGS = ("--idle-timeout", "10min", "--epoch", "200ms", "--early-interval", "100ms", "--audit-interval", "0")
 Engine = Callable[..., EngineProcess]
-
-
-def hours_ago(hours: float) -> int:
-    return int(time.time() * 1000 - hours * 3_600_000)
 
 
 def test_deaths_leave_no_trace(

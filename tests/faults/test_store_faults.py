@@ -13,17 +13,12 @@ from flows.broker import Broker
 from sinks.embedded import Embedded
 from tests.faults.conftest import SEED, long
 from tests.faults.proxy import Proxy
-from tests.integration.compare import differences
+from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
-from tests.integration.traffic import Traffic, produce
-from tests.oracles.log import judge
+from tests.integration.traffic import Traffic, hours_ago, produce
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(300)]
 CORE = ("view", "like", "gift", "order")
-
-
-def hours_ago(hours: float) -> int:
-    return int(time.time() * 1000 - hours * 3_600_000)
 
 
 @pytest.fixture
@@ -40,14 +35,6 @@ def served(engine: Callable[..., EngineProcess], proxy: Proxy, up: Embedded, tmp
     secret.write_text(up.token)
     flags = ("--store", proxy.url, "--store-user", up.user, "--store-password-file", str(secret))
     return engine(*flags, "--recovery-dir", str(tmp_path / "recovery"), "--idle-timeout", "2s")
-
-
-def agree(process: EngineProcess, traffic: Traffic, seconds: float = 60) -> None:
-    verdict, deadline = judge(traffic.log), time.monotonic() + seconds
-    while (found := differences(process.rows, verdict)) and time.monotonic() < deadline:
-        assert process.running, process.said()[-3000:]
-        time.sleep(0.5)
-    assert found == {}, process.said()[-3000:]
 
 
 @pytest.mark.parametrize("mode", ["lose", pytest.param("refuse", marks=long), pytest.param("stall", marks=long)])

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from flows.broker import Broker
-from tests.integration.compare import differences
+from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
-from tests.integration.traffic import Traffic, produce
+from tests.integration.traffic import Traffic, hours_ago, produce, total
 from tests.oracles.log import judge
 
 pytestmark = pytest.mark.integration
@@ -45,22 +45,6 @@ def engine(store_dir: Path, topic_prefix: str) -> Iterator[Start]:
             process.kill()
 
 
-def hours_ago(hours: float) -> int:
-    return int(time.time() * 1000 - hours * HOUR)
-
-
-def total(traffic: Traffic) -> int:
-    return sum(map(len, traffic.log.values()))
-
-
-def agree(process: EngineProcess, traffic: Traffic) -> None:
-    """Wait until all views are as the oracles say: they follow the ledger by up to an epoch."""
-    deadline = time.monotonic() + 30
-    while (found := differences(process.rows, judge(traffic.log))) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    assert found == {}, process.said()[-4000:]
-
-
 def test_rows_are_those_of_a_plain_recomputation(
     any_kafka: Broker, topics: Topics, topic_prefix: str, engine: Start
 ) -> None:
@@ -70,7 +54,7 @@ def test_rows_are_those_of_a_plain_recomputation(
     process = engine(any_kafka, *IDLE)
     process.until(lambda: process.consumed() == total(traffic))
     process.until(lambda: not process.rows("SELECT 1 FROM livepulse.active_users WHERE NOT is_final LIMIT 1"))
-    agree(process, traffic)
+    agree(process, traffic, seconds=30)
     events = process.rows("SELECT count() AS n, uniqExact(topic, partition, offset) AS u FROM livepulse.events")[0]
     assert (events["n"], events["u"]) == (len(judge(traffic.log).accepted),) * 2
     counts = judge(traffic.log).counts.values()
@@ -95,7 +79,7 @@ def test_a_stop_and_a_start_with_other_workers_lose_and_repeat_nothing(
         if workers == "1" and total(traffic) > 8_000:
             break
         assert process.stop() == 0
-    agree(process, traffic)
+    agree(process, traffic, seconds=30)
 
 
 def test_a_killed_worker_is_started_again(kafka: Broker, topics: Topics, topic_prefix: str, engine: Start) -> None:
@@ -107,7 +91,7 @@ def test_a_killed_worker_is_started_again(kafka: Broker, topics: Topics, topic_p
     os.kill(process.workers()[0], signal.SIGKILL)
     produce(kafka.address, topic_prefix, traffic, 3_000)
     process.until(lambda: process.consumed() == total(traffic), 90)
-    agree(process, traffic)
+    agree(process, traffic, seconds=30)
     assert "all workers start again" in process.said()
     assert process.stop() == 0
 
@@ -138,13 +122,13 @@ def test_kills_under_load_leave_no_trace(
         process.start()
     producer.join()
     process.until(lambda: process.consumed() == total(traffic), 90)
-    agree(process, traffic)
+    agree(process, traffic, seconds=30)
     assert process.stop() == 0
     # What a clean stop leaves is complete: a start finds nothing to do.
     process.start()
     process.until(lambda: bool(process.rows("SELECT 1")))
     time.sleep(2)
-    agree(process, traffic)
+    agree(process, traffic, seconds=30)
 
 
 def test_a_second_engine_is_refused(any_kafka: Broker, topics: Topics, engine: Start) -> None:

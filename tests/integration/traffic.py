@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -109,3 +110,13 @@ def produce(brokers: str, prefix: str, traffic: Traffic, count: int, step_ms: in
         if number % 5_000 == 0:
             producer.poll(0)
     assert producer.flush(30) == 0
+
+
+def hours_ago(hours: float) -> int:
+    """Epoch ms."""
+    return int(time.time() * 1000 - hours * 3_600_000)
+
+
+def total(traffic: Traffic) -> int:
+    """How many messages were produced."""
+    return sum(map(len, traffic.log.values()))

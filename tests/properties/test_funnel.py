@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from flows.conversion_funnel import FunnelMerge, FunnelShard
 from flows.funnel_values import Combinations
 from flows.kernel import Progress
-from schemas.events import KIND, frame_schema
 from schemas.funnels import VIDEO_TO_LIVE, Exclusion, Funnel, Match, Step
-from schemas.hashing import hash64
 from tests.oracles import funnel as oracle
 from tests.oracles.funnel import Event, Figures, Row
+from tests.properties.worlds import World, arrivals, frame_of, world_of
 
 MINUTE, HOUR = 60_000, 3_600_000
 NEW = 1_700_000_000_000 // HOUR * HOUR + 50 * MINUTE  # ten minutes before an hour's edge
@@ -68,18 +67,6 @@ _JUMPS = [
 ]
 
 
-@dataclass(frozen=True)
-class World:
-    """Events and how they arrive."""
-
-    events: list[Event]
-    cuts: list[int]
-    early: bool
-    jitter: int
-    retain: int
-    seed: int
-
-
 def _event(draw: st.DrawFn, number: int, time: int) -> Event:
     event: Event = {"event_id": f"e{number}", "event_time": time, "user_id": draw(st.sampled_from(["u1", "u1", "u2"]))}
     for name, values in (("category", ["food", "dance", None]), ("region", ["CN-GD", None, None])):
@@ -114,31 +101,7 @@ def worlds(draw: st.DrawFn) -> World:
     for number in range(draw(st.integers(1, 40))):
         time += draw(st.sampled_from(_STEPS if draw(st.integers(0, 5)) else _JUMPS))
         events.append(_event(draw, number, time))
-    return World(
-        events,
-        cuts=draw(st.lists(st.integers(0, len(events)), max_size=6)),
-        early=draw(st.booleans()),
-        jitter=draw(st.sampled_from([0, MINUTE, 10 * MINUTE])),
-        retain=draw(st.sampled_from([0, 10 * MINUTE, HOUR])),
-        seed=draw(st.integers(0, 1 << 16)),
-    )
-
-
-def _frame(events: Sequence[Event], columns: frozenset[str]) -> pl.DataFrame:
-    schema = frame_schema(columns)
-    rows = [
-        {
-            **{name: event.get(name) for name in schema},
-            "kind": KIND[event["topic"]],
-            "partition": 0,
-            "offset": 0,
-            "ingest_time": 0,
-            "user_hash": hash64(pl.Series([event["user_id"]])).item(),
-            "id_hash": hash64(pl.Series([event["event_id"]])).item(),
-        }
-        for event in events
-    ]
-    return pl.DataFrame(rows, schema=schema)
+    return world_of(draw, events)
 
 
 def _tie(event: Event) -> int:
@@ -148,12 +111,6 @@ def _tie(event: Event) -> int:
     labels = combinations.label(frame)
     combinations.learn(labels, frame, pl.arange(0, 1, eager=True).to_numpy())
     return int(combinations.rank(labels)[0])
-
-
-def _arrivals(world: World, rng: random.Random) -> list[Event]:
-    """An order in which no event comes that is older than the watermark by more than what is retained."""
-    span = world.jitter + world.retain
-    return sorted(world.events, key=lambda e: e["event_time"] + rng.randint(0, span))
 
 
 class Engine:
@@ -172,7 +129,7 @@ class Engine:
         for index, shard in enumerate(self.shards):
             mine = [e for e in events if e["user_id"][1:] == "1" or index == len(self.shards) - 1]
             mine = [e for e in mine if (e["user_id"] == "u1") == (index == 0) or len(self.shards) == 1]
-            for increments in shard.fold(_frame(mine, shard.columns), progress).values():
+            for increments in shard.fold(frame_of(mine, shard.columns), progress).values():
                 self.merge.fold([increments])
         for rows in self.merge.emit(Progress(after, 0, early, end=end)).values():
             self._upsert(rows)
@@ -208,11 +165,11 @@ class Engine:
 def _run(world: World, funnels: Sequence[Funnel], *, shards: int = 1, restarts: bool = False) -> Engine:
     rng = random.Random(world.seed)
     engine = Engine(funnels, shards, world.retain)
-    arrivals = _arrivals(world, rng)
-    edges = sorted({0, len(arrivals), *world.cuts})
+    arriving = arrivals(world, rng)
+    edges = sorted({0, len(arriving), *world.cuts})
     watermark = FAR_BACK
     for begin, end in pairwise(edges):
-        batch = arrivals[begin:end]
+        batch = arriving[begin:end]
         after = max(watermark, max(e["event_time"] for e in batch) - world.jitter)
         engine.fold(batch, watermark, early=world.early and rng.random() < 0.7, after=after)
         watermark = after

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,11 +15,10 @@ from hypothesis import strategies as st
 from flows.kernel import Progress
 from flows.live_sessions import SessionShard
 from flows.session_merge import ProductMerge, RoomMerge, SourceMerge
-from schemas.events import KIND, frame_schema
-from schemas.hashing import hash64
 from schemas.sessions import MEASURES, PRODUCT_MEASURES
 from tests.oracles import sessions as oracle
 from tests.oracles.sessions import Event
+from tests.properties.worlds import World, arrivals, frame_of, world_of
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 START = 1_767_571_200_000 + DAY - 20 * MINUTE  # twenty minutes before a day's edge
@@ -28,18 +26,6 @@ FAR_BACK, FAR_AHEAD = -(1 << 62), 1 << 62
 _STEPS = [0, 0, 1, 1_000, 9_999, 10_000, 25_000, MINUTE, MINUTE, 4 * MINUTE, 5 * MINUTE, 6 * MINUTE]
 _WATCHED = [0, 0, 1, 5_000, 10_000, 59_999, MINUTE, MINUTE, 3 * MINUTE, 12 * MINUTE, 24 * HOUR]
 _MERGES = (RoomMerge, SourceMerge, ProductMerge)
-
-
-@dataclass(frozen=True)
-class World:
-    """Events and how they arrive."""
-
-    events: list[Event]
-    cuts: list[int]
-    early: bool
-    jitter: int
-    retain: int
-    seed: int
 
 
 def _event(draw: st.DrawFn, number: int, time: int) -> Event:
@@ -84,31 +70,7 @@ def worlds(draw: st.DrawFn) -> World:
     for number in range(draw(st.integers(1, 40))):
         time += draw(st.sampled_from(_STEPS if draw(st.integers(0, 12)) else [HOUR, 5 * HOUR, 20 * DAY]))
         events.append(_event(draw, number, time))
-    return World(
-        events,
-        cuts=draw(st.lists(st.integers(0, len(events)), max_size=6)),
-        early=draw(st.booleans()),
-        jitter=draw(st.sampled_from([0, MINUTE, 10 * MINUTE])),
-        retain=draw(st.sampled_from([0, 10 * MINUTE, HOUR])),
-        seed=draw(st.integers(0, 1 << 16)),
-    )
-
-
-def frame_of(events: Sequence[Event]) -> pl.DataFrame:
-    schema = frame_schema(SessionShard.columns)
-    rows = [
-        {
-            **{name: event.get(name) for name in schema},
-            "kind": KIND[event["topic"]],
-            "partition": 0,
-            "offset": 0,
-            "ingest_time": 0,
-            "user_hash": hash64(pl.Series([event["user_id"]])).item(),
-            "id_hash": hash64(pl.Series([event["event_id"]])).item(),
-        }
-        for event in events
-    ]
-    return pl.DataFrame(rows, schema=schema)
+    return world_of(draw, events)
 
 
 def minutes_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -142,7 +104,7 @@ class Engine:
             mine = [e for e in events if int(e["user_id"][1:]) % len(self.shards) == index]
             if not mine:
                 continue
-            for name, increments in shard.fold(frame_of(mine), progress).items():
+            for name, increments in shard.fold(frame_of(mine, shard.columns), progress).items():
                 next(merge for merge in self.merges if merge.name == name).fold([increments])
         for merge in self.merges:
             for table, rows in merge.emit(Progress(after, 0, early, end=end)).items():
@@ -216,11 +178,10 @@ def check(engine: Engine, events: Sequence[Event]) -> None:
 def _run(world: World, *, shards: int = 1, restarts: bool = False) -> Engine:
     rng = random.Random(world.seed)
     engine = Engine(shards, world.retain)
-    span = world.jitter + world.retain
-    arrivals = sorted(world.events, key=lambda e: e["event_time"] + rng.randint(0, span))
+    arriving = arrivals(world, rng)
     watermark = FAR_BACK
-    for begin, end in pairwise(sorted({0, len(arrivals), *world.cuts})):
-        batch = arrivals[begin:end]
+    for begin, end in pairwise(sorted({0, len(arriving), *world.cuts})):
+        batch = arriving[begin:end]
         after = max(watermark, max(e["event_time"] for e in batch) - world.jitter)
         engine.fold(batch, watermark, early=world.early and rng.random() < 0.7, after=after)
         watermark = after
@@ -282,7 +243,7 @@ def test_state_is_bounded_by_the_users_of_the_memory_not_by_all_that_came() -> N
             for n in range(2_000)
         ]  # fmt: skip
         progress = Progress(START + hour * HOUR, 0, early=False)
-        for name, increments in shard.fold(frame_of(events), progress).items():
+        for name, increments in shard.fold(frame_of(events, shard.columns), progress).items():
             if name == RoomMerge.name:
                 merge.fold([increments])
         merge.emit(progress)
@@ -299,6 +260,7 @@ def test_a_user_who_comes_back_after_the_memory_counts_anew_and_an_order_does_no
         about = {"user_id": "u1", "live_id": "l", "event_time": START + day * DAY}
         events = [{**about, "event_id": f"v{day}", "topic": "view", "surface": "live", "watch_ms": 1}]
         events.append({**about, "event_id": f"o{day}", **order})
-        merge.fold([shard.fold(frame_of(events), Progress(START + day * DAY, 0, early=False))[RoomMerge.name]])
+        progress = Progress(START + day * DAY, 0, early=False)
+        merge.fold([shard.fold(frame_of(events, shard.columns), progress)[RoomMerge.name]])
     rows = merge.emit(Progress(0, 0, early=False, end=True))["live_sessions"]
     assert (rows["entered_users"].sum(), rows["orders"].sum(), rows["buyers"].sum()) == (3, 1, 1)

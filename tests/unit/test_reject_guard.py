@@ -26,19 +26,29 @@ def test_stops_over_the_ratio_and_says_where_and_why() -> None:
 def test_a_window_that_is_not_full_is_no_ground() -> None:
     guard = RejectGuard(0.5, 100)
     guard.count("view/0001", taken(99, 99))
+    with pytest.raises(Stop, match="100 of its last 100"):
+        guard.count("view/0001", taken(1, 1))
 
 
 def test_half_is_allowed_and_each_window_begins_anew() -> None:
     guard = RejectGuard(0.5, 100)
     for _ in range(5):
         guard.count("view/0001", taken(100, 50))
+    with pytest.raises(Stop, match="51 of its last 100"):
+        guard.count("view/0001", taken(100, 51))
 
 
 def test_partitions_are_judged_by_themselves() -> None:
     guard = RejectGuard(0.5, 100)
     for partition in ("a", "b"):
         guard.count(partition, taken(60, 60))
+    with pytest.raises(Stop, match="partition b: 100 of its last 100"):
+        guard.count("b", taken(40, 40))
 
 
 def test_one_allows_everything() -> None:
-    RejectGuard(1.0, 10).count("a", taken(100, 100))
+    guard = RejectGuard(1.0, 10)
+    guard.count("a", taken(100, 100))
+    guard.ratio = 0.99
+    with pytest.raises(Stop, match="100 of its last 100"):
+        guard.count("a", taken(100, 100))
