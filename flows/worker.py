@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import enum
 import errno
+import re
 import signal
 import sys
 import threading
@@ -53,6 +54,7 @@ log = structlog.get_logger()
 _PR_SET_PDEATHSIG = 1
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|database or disk is full")
 _ROUND_EVENTS = 60_000
 _MAX_WAITING = 200_000
 
@@ -224,11 +226,14 @@ def ours(error: BaseException) -> BaseException:
         if isinstance(seen, StoreDownError | EmbeddedError):
             return DependencyDown(str(seen))
         if isinstance(seen, StoreError | RowsError | SchemaError):
-            return Stop(str(seen))
+            full = _NO_ROOM.search(str(seen))
+            return Stop(f"{seen} Make room for the store, then start again: state is kept" if full else str(seen))
         seen = seen.__cause__ or seen.__context__
     disk = next((e for e in met if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
     if disk is not None:
         return Stop(f"recovery state could not be written: {disk.strerror}. Make room, then start again: state is kept")
+    if any(_NO_ROOM.search(str(e)) for e in met):  # Bytewax panics with SQLite's words
+        return Stop("recovery state could not be written: the disk is full. Make room, then start again: state is kept")
     return error
 
 
