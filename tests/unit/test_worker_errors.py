@@ -35,9 +35,7 @@ def test_a_full_disk_is_said() -> None:
 
 
 def test_a_full_disk_is_said_whoever_finds_it() -> None:
-    bytewax = RuntimeError(
-        'SqliteFailure(Error { code: DiskFull, … }, Some("database or disk is full"))'
-    )
+    bytewax = RuntimeError('SqliteFailure(Error { code: DiskFull, … }, Some("database or disk is full"))')
     store = StoreError("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE)")
     for error in (wrapped(bytewax), wrapped(store)):
         found = ours(error)
