@@ -18,16 +18,17 @@ from flows.metrics import EngineMetrics
 
 log = structlog.get_logger()
 
-_STUCK_SECONDS: Final = 120.0  # an insert may be repeated for a minute
+_STUCK_SECONDS: Final = 120.0
 _BROKER_SECONDS: Final = 30.0  # it is asked every 10 s
 _SINK_SECONDS: Final = 5.0
 _WATERMARK_SLACK_SECONDS: Final = 60.0
 
 
 def live(metrics: EngineMetrics) -> dict[str, object]:
-    """Whether the dataflow goes on; `ok` and what it stands on."""
+    """Whether the dataflow goes on, or waits for a store that is down (a restart would not cure that)."""
     silent = time.monotonic() - metrics.health.looped
-    return {"ok": silent < _STUCK_SECONDS, "dataflow_silent_s": round(silent, 1)}
+    waits = metrics.health.sink_down_since is not None
+    return {"ok": silent < _STUCK_SECONDS or waits, "dataflow_silent_s": round(silent, 1)}
 
 
 def ready(metrics: EngineMetrics, watermark_age_max_s: float) -> dict[str, object]:

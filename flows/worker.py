@@ -40,7 +40,7 @@ from flows.source import IntakeSource, SourceRun
 from flows.steps import MergeLogic, ShardLogic, StepConfig
 from flows.telemetry import configure_logging
 from schemas.rows import RowsError
-from sinks.clickhouse import Store, StoreDownError, StoreError
+from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 from sinks.dead_letter import DeadLetterTopic, DeadLetterWriter
 from sinks.embedded import EmbeddedError
 from sinks.migration import SchemaError
@@ -55,6 +55,8 @@ _PR_SET_PDEATHSIG = 1
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|database or disk is full")
+_SINK_PATIENCE = Patience(seconds=3_600)  # Kafka keeps what waits; /readyz and alerts tell of it
+_BROKER_THERE_SECONDS = 15  # it is asked every 10 s
 _ROUND_EVENTS = 60_000
 _MAX_WAITING = 200_000
 
@@ -76,10 +78,10 @@ class StoreAddress:
     password: str = field(repr=False)
     database: str
 
-    def connect(self, on_retry: Callable[[], None] | None = None) -> Store:
+    def connect(self, on_retry: Callable[[], None] | None = None, patience: Patience | None = None) -> Store:
         """A connection of one's own; `on_retry` is told of calls that had to be repeated."""
         password = remember(self.password)  # in each process that has it
-        store = Store.connect(self.url, user=self.user, password=password, database=self.database)
+        store = Store.connect(self.url, user=self.user, password=password, database=self.database, patience=patience)
         store.on_retry = on_retry or store.on_retry
         return store
 
@@ -149,7 +151,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         guard=RejectGuard(settings.reject_ratio, settings.reject_window),
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
-    sink = RowsSink(lambda: _writer(plan, metrics), owner=plan.index == 0, observe=metrics.inserted)
+    sink = RowsSink(lambda: _writer(plan, metrics, drain), owner=plan.index == 0, observe=metrics.inserted)
     warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
     config = step_config(
@@ -165,6 +167,9 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
         with monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect):
             _run(build(source, sink, config), plan, recovery.config())
+        if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
+            for name in source.list_parts():  # the last epoch is committed: let lag tools see it
+                feed.commit(name, intake.position(name)[0])
     except BaseException as error:
         raise ours(error) from error
     finally:
@@ -172,9 +177,17 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
 
 
-def _writer(plan: WorkerPlan, metrics: EngineMetrics) -> Writer:
-    """The store, and Kafka before it for dead letters."""
-    store = plan.store.connect(metrics.retried)
+def _writer(plan: WorkerPlan, metrics: EngineMetrics, drain: threading.Event) -> Writer:
+    """The store, and Kafka before it for dead letters. An outage is waited out, unless the engine is told to stop."""
+
+    def again() -> None:
+        metrics.retried()
+        if drain.is_set():
+            raise StoreDownError(
+                f"stopped while the store {plan.store.url} does not answer: what it has not taken is read again"
+            )
+
+    store = plan.store.connect(again, _SINK_PATIENCE)
     topic = plan.settings.dead_letters_topic
     if not topic:
         return store
