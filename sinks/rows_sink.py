@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import polars as pl
@@ -44,11 +45,15 @@ def _unobserved(table: str, rows: int, seconds: float) -> None:
 
 
 class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
+    """Writes in a thread of its own, one flush at a time: the dataflow goes on while the store works."""
+
     def __init__(self, writer: Writer, observe: Observe) -> None:
         self._writer, self._observe = writer, observe
         self._buffers: dict[str, list[pl.DataFrame]] = {}
         self._rows = 0
         self._flushed = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._writing: Future[None] | None = None
 
     def write_batch(self, values: list[TableRows]) -> None:
         for item in values:
@@ -57,25 +62,40 @@ class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
             self._rows += frame.height
         if self._rows > _MAX_BUFFERED_ROWS or time.monotonic() - self._flushed > _MAX_AGE_SECONDS:
             self._flush()
+        elif self._writing is not None and self._writing.done():
+            self._wait()
 
     def _flush(self) -> None:
+        """Begin to write what is buffered. A store that is slow holds the dataflow back here, before the next flush."""
+        self._wait()
+        buffers, self._buffers, self._rows = self._buffers, {}, 0
+        self._writing = self._thread.submit(self._write, buffers)
+        self._flushed = time.monotonic()
+
+    def _write(self, buffers: Mapping[str, list[pl.DataFrame]]) -> None:
         """One insert a table: parts are what ClickHouse suffers from."""
-        for table, frames in self._buffers.items():
+        for table, frames in buffers.items():
             began = time.monotonic()
             frame = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
             self._writer.insert(table, frame)
             self._observe(table, frame.height, time.monotonic() - began)
             fail_points.reach(fail_points.IN_FLUSH)
-        self._buffers, self._rows = {}, 0
-        self._flushed = time.monotonic()
+
+    def _wait(self) -> None:
+        """Wait for the flush under way; its error is raised here."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def snapshot(self) -> bytes:
         # Bytewax calls this at the end of an epoch and commits afterwards; a failed insert fails the epoch.
         self._flush()
+        self._wait()
         fail_points.reach(fail_points.INSERT_COMMIT)
         return b""
 
     def close(self) -> None:
+        self._thread.shutdown()
         self._writer.close()
 
 
