@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -19,6 +19,7 @@ import msgspec
 
 from flows.errors import Stop
 from flows.kernel import Persistent
+from flows.side_by_side import side_by_side
 
 FORMAT = 1
 _OTHER_VERSION = (
@@ -71,8 +72,8 @@ class StateLog:
                 part.delta()  # thrown away, or it would grow for as long as the backfill lasts
             return b""
         full = not self._file or self._length > max(_COMPACT_MIN_BYTES, _COMPACT_RATIO * self._snapshot_bytes)
-        take: Callable[[Persistent], bytes] = (lambda p: p.snapshot()) if full else (lambda p: p.delta())
-        blobs = {name: blob for name, part in parts.items() if (blob := take(part))}
+        taken = side_by_side([part.snapshot if full else part.delta for part in parts.values()])
+        blobs = {name: blob for name, blob in zip(parts, taken, strict=True) if blob}
         if full:
             self._start_file()
         if full or blobs:
@@ -92,21 +93,24 @@ class StateLog:
 
     def _append(self, record: _Record) -> None:
         assert self.directory is not None
-        payload = msgspec.msgpack.encode(record)
-        path = self.directory / self._file
+        chunks = _encoded(record)
+        size, crc = sum(map(len, chunks)), 0
+        for chunk in chunks:
+            crc = zlib.crc32(chunk, crc)
+        path, at = self.directory / self._file, self._length
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            blob = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-            view, at = memoryview(blob), self._length
-            while view:
-                done = os.pwrite(descriptor, view, at)
-                view, at = view[done:], at + done
+            for chunk in (_FRAME.pack(size, crc), *chunks):
+                view = memoryview(chunk)
+                while view:
+                    done = os.pwrite(descriptor, view, at)
+                    view, at = view[done:], at + done
             if self.fsync:
                 os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
         self._length = at
-        self.bytes_written += len(blob)
+        self.bytes_written += _FRAME.size + size
 
     def _drop_old(self) -> None:
         """Keep the two files before the current one: the epoch before the last may still be resumed from."""
@@ -140,6 +144,15 @@ class StateLog:
         for other in self.directory.glob(f"{self.key}.*.log"):
             if other != path:  # begun by a run that did not get to commit it, or already superseded
                 other.unlink()
+
+
+def _encoded(record: _Record) -> list[bytes]:
+    """A record's MessagePack in pieces, the parts' bytes as they are: copies of all of them cost more than the disk."""
+    empty = msgspec.msgpack.encode(_Record(record.full, {}))
+    pieces = [empty[:-1] + b"\xdf" + len(record.parts).to_bytes(4, "big")]  # map 32
+    for name, blob in record.parts.items():
+        pieces += [msgspec.msgpack.encode(name) + b"\xc6" + len(blob).to_bytes(4, "big"), blob]  # bin 32
+    return pieces
 
 
 def read_records(path: Path, length: int) -> Iterator[_Record]:

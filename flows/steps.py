@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from flows.ledger import outcome_counts
 from flows.messages import MIN_TIME, Frame, MergeItem, Rows, ShardItem, unpacked
 from flows.metrics import EngineMetrics
 from flows.parts import kind_names
+from flows.side_by_side import side_by_side
 from flows.state_log import Manifest, StateLog, read_manifest
 from flows.watermark import CombinedWatermark
 from sinks import fail_points
@@ -104,8 +106,8 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
     def _fold(self, frame: pl.DataFrame, progress: Progress, into: dict[str, list[pl.DataFrame]]) -> None:
         if not frame.height:
             return
-        for kernel in self._kernels:
-            for family, rows in kernel.fold(frame, progress).items():
+        for found in side_by_side([partial(kernel.fold, frame, progress) for kernel in self._kernels]):
+            for family, rows in found.items():
                 if rows.height:
                     into[family].append(rows)
 

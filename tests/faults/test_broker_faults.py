@@ -140,7 +140,7 @@ def test_workers_1_4_2(kafka: Broker, topics: Topics, topic_prefix: str, engine:
     process = engine()
     for workers in (1, 4, 2):
         produce(kafka.address, topic_prefix, traffic, 2_000)
-        process.flags = ("--idle-timeout", "2s", "--workers", str(workers))
+        process.flags = ("--idle-timeout", "2s", "--workers", str(workers), "--shards", "4")
         process.start()
         process.until(lambda: process.consumed() == total(traffic), 120)
         if workers != 2:
