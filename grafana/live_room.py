@@ -194,7 +194,7 @@ _PRODUCTS: Final = Row(
             "SELECT product_name, sum(product_clicks) AS clicks, sum(orders) AS orders, sum(buyers) AS buyers, "
             "sum(gmv_minor) / 100 AS gmv, sum(gmv_net_minor) / 100 AS net, "
             "sum(p.buyers) / nullIf(sum(p.clickers), 0) AS order_rate FROM live_products AS p "
-            "WHERE live_id IN (${room:singlequote}) GROUP BY product_name ORDER BY gmv DESC, product_name LIMIT 30",
+            "WHERE live_id IN (${room:singlequote}) GROUP BY product_id, product_name ORDER BY gmv DESC, product_id LIMIT 30",
             width=24,
             height=9,
             rows_max=30,
