@@ -140,12 +140,12 @@ def _choices(
     customs = [variable["name"] for variable in variables_of(plain) if variable["type"] == "custom"]
     for kind in ("one", "many", "all"):
         wanted = {
-            variable["name"]: _picked(options[variable["name"]], kind, many=bool(variable.get("multi")))
+            variable["name"]: _picked(list(options[variable["name"]]), kind, many=bool(variable.get("multi")))
             for variable in variables_of(plain)
         }
         yield kind, resolve(store, plain, time, wanted, views)[2]
     for name in customs:
-        for option in options[name][1:]:
+        for option in list(options[name])[1:]:
             yield f"{name}={option}", resolve(store, plain, time, {name: [option]}, views)[2]
 
 

@@ -39,7 +39,7 @@ class LiveBoard:
     def __init__(self, store: Store, board: dict[str, Any], view: View) -> None:
         self.store, self.board, self.view = store, board, view
         self._told: dict[Any, Any] = {}
-        self._resolved: tuple[dict[str, list[str]], Chosen, Chosen] | None = None
+        self._resolved: tuple[dict[str, dict[str, str]], Chosen, Chosen] | None = None
         self._resolved_at, self._views = 0.0, frozenset[str]()
 
     async def round(self) -> AsyncIterator[tuple[str, Any]]:
@@ -97,7 +97,8 @@ class LiveBoard:
         options, chosen, _ = self._resolved or ({}, {}, {})
         is_past = self.view.fixed is None and time_range.to_ms < round(time.time() * 1000) - LIVE_MS
         return {
-            "from": time_range.from_ms, "to": time_range.to_ms, "past": is_past, "options": options, "chosen": chosen,
+            "from": time_range.from_ms, "to": time_range.to_ms, "past": is_past,
+            "options": {name: list(texts.items()) for name, texts in options.items()}, "chosen": chosen,
             "back": self.view.back_ms or _back_ms(self.board),
         }  # fmt: skip
 

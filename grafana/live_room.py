@@ -226,14 +226,14 @@ LIVE_ROOM: Final = Board(
         Variable(
             "creator",
             Text("Creator", "主播"),
-            "SELECT creator_id FROM live_sessions WHERE category IN (${category:singlequote}) "
+            "SELECT creator_id, any(creator_name) AS name FROM live_sessions WHERE category IN (${category:singlequote}) "
             "GROUP BY creator_id ORDER BY sum(gmv_minor) DESC, creator_id LIMIT 200",
             many=True,
         ),
         Variable(
             "room",
             Text("Room", "直播间"),
-            "SELECT live_id FROM live_sessions WHERE category IN (${category:singlequote}) "
+            "SELECT live_id, live_name FROM live_sessions WHERE category IN (${category:singlequote}) "
             "AND creator_id IN (${creator:singlequote}) AND started_at <= $__toTime "
             "AND coalesce(ended_at, as_of) >= $__fromTime "
             "ORDER BY state = 'live' DESC, watching_now DESC, gmv_minor DESC, live_id LIMIT 200",

@@ -22,6 +22,7 @@ from grafana.choices import newest_ms, resolve
 from grafana.lint import lint, panels_of
 from grafana.macros import MacroError, Range, expand, expand_macros, interpolate
 from grafana.model import LANGUAGES, Board, Panel, Row, Text, views_of
+from grafana.words import values_of
 from schemas.views import VIEWS
 from tests.boards.conftest import Filled
 
@@ -52,6 +53,13 @@ def test_boards_keep_the_rules_and_read_views_that_exist(board: Board) -> None:
     for panel in board.panels:
         assert panel.views <= views
         assert panel.title.en != "" != panel.title.zh
+
+
+def test_words_of_one_panel_do_not_contradict_each_other() -> None:
+    for panel in (panel for board in BOARDS for panel in board.panels if panel.kind != "table"):
+        told: dict[str, Text] = {}
+        for words in values_of(panel).values():
+            assert all(told.setdefault(name, text) == text for name, text in words.items()), panel.title.en
 
 
 def spoiled(change: Callable[[dict[str, Any]], object]) -> list[str]:
