@@ -76,7 +76,7 @@ class Panel:
     description: Text
     sql: str = ""
     expr: str = ""
-    legend: str = ""
+    legend: Text = Text("", "")
     width: int = 12
     height: int = 8
     unit: str = "short"
@@ -115,6 +115,7 @@ class Row:
 class Variable:
     """A choice above the board: from a query, or from `options`. `many`: several values, and all, can be chosen.
 
+    A query's first column is the value, a second one the text that people see.
     A board opens with all of `many`, unless it `starts_with_all` not: then, as with a single choice, with the first.
     """
 

@@ -1,9 +1,12 @@
 // One drawing for each panel type that the dashboard JSON may have. plotly.js draws; nothing here asks for anything.
 import { axis, inert, local, shown } from "/static/figures.js";
-import { columnsOf, element, settings, table } from "/static/tables.js";
+import { columnsOf, element, settings, table, word } from "/static/tables.js";
 
 const SERIES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#B8A90B", "#8C8C8C", "#7B61C4", "#3C9D9B"];
 const BRIGHT = { "#0072B2": "#5B8DEF" }; // the palette's blue is too dark on a dark card
+
+const TICKS = [{ dtickrange: [null, 59_999], value: "%H:%M:%S\n%Y-%m-%d" }, { dtickrange: [60_000, 86_399_999], value: "%H:%M\n%Y-%m-%d" },
+  { dtickrange: [86_400_000, null], value: "%m-%d\n%Y" }];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const onCard = (colour) => (document.documentElement.dataset.theme === "dark" && BRIGHT[colour]) || colour;
@@ -65,7 +68,7 @@ function seriesOf(panel, told, context) {
   for (const row of told.rows)
     for (const figure of figures) {
       const name = labels.length ? labels.map((c) => row[c.at]).join(" ") || "–" : figure.title;
-      if (!found.has(name)) found.set(name, { name, key: labels.length ? name : figure.name, x: [], y: [], text: [] });
+      if (!found.has(name)) found.set(name, { name: labels.length ? settings(panel, name).title : name, key: labels.length ? name : figure.name, x: [], y: [], text: [] });
       const series = found.get(name);
       series.x.push(local(row[time.at], context.zone));
       series.y.push(row[figure.at]);
@@ -104,6 +107,8 @@ function timed(layout, context) {
   layout.xaxis.type = "date";
   layout.xaxis.range = [local(context.from, context.zone), local(context.to, context.zone)];
   layout.xaxis.nticks = 7;
+  layout.xaxis.hoverformat = "%Y-%m-%d %H:%M:%S";
+  layout.xaxis.tickformatstops = TICKS; // figures in every language; the date stands below where it changes
 }
 
 function timeseries(panel, told, body, context) {
@@ -141,7 +146,7 @@ function barchart(panel, told, body, context) {
   const { unit, decimals } = panel.fieldConfig.defaults;
   const layout = base(panel, context);
   ticks(layout.yaxis, unit, told.rows.flatMap((row) => row.slice(1)));
-  const names = told.rows.map((row) => inert(row[0]));
+  const names = told.rows.map((row) => inert(word(panel, row[0])));
   const traces = columns.filter((c) => c.numeric).map((c, at) => ({
     type: "bar", name: inert(c.title), x: names, y: told.rows.map((row) => row[c.at]),
     marker: { color: told.rows.map((row) => (settings(panel, row[0]).colour ? colourOf(panel, row[0], at) : colourOf(panel, c.name, at))) },
@@ -164,7 +169,7 @@ function funnel(panel, told, body, context) {
   layout.yaxis.rangemode = "normal";
   const label = (row) => `${shown(row[1], unit, decimals)}  ·  ${((100 * row[1]) / first).toLocaleString("en-US", { maximumFractionDigits: 1 })} %`;
   plot(body, [{
-    type: "funnel", y: told.rows.map((row) => inert(row[0])), x: told.rows.map((row) => row[1]),
+    type: "funnel", y: told.rows.map((row) => inert(word(panel, row[0]))), x: told.rows.map((row) => row[1]),
     text: told.rows.map((row) => inert(label(row))), textinfo: "text", textposition: "auto", hovertemplate: "%{y}: %{text}<extra></extra>",
     marker: { color: told.rows.map((row, at) => colourOf(panel, row[0], at)) }, connector: { fillcolor: css("--hover") },
     outsidetextfont: { color: css("--text") },
@@ -176,7 +181,7 @@ function pie(panel, told, body, context) {
   layout.margin = { l: 8, r: 8, t: 10, b: 10 };
   layout.legend = { orientation: "v", x: 1.02, y: 0.5, yanchor: "middle", font: { size: 12 } };
   plot(body, [{
-    type: "pie", hole: 0.55, sort: false, direction: "clockwise", labels: told.rows.map((row) => inert(row[0])), values: told.rows.map((row) => row[1]),
+    type: "pie", hole: 0.55, sort: false, direction: "clockwise", labels: told.rows.map((row) => inert(word(panel, row[0]))), values: told.rows.map((row) => row[1]),
     marker: { colors: told.rows.map((row, at) => colourOf(panel, row[0], at)), line: { color: css("--card"), width: 1.5 } },
     textinfo: "percent", textposition: "inside", insidetextorientation: "horizontal", hovertemplate: "%{label}: %{value:,} · %{percent}<extra></extra>",
   }], layout);
@@ -211,10 +216,10 @@ function states(panel, told, body, context) {
     }
   }
   const traces = [...runs].map(([state, list]) => ({
-    type: "bar", orientation: "h", name: inert(state), y: list.map((run) => inert(run.name)), base: list.map((run) => local(run.begin, context.zone)),
+    type: "bar", orientation: "h", name: inert(word(panel, state)), y: list.map((run) => inert(run.name)), base: list.map((run) => local(run.begin, context.zone)),
     x: list.map((run) => run.end - run.begin), width: 0.7, marker: { color: onCard(colours[state]?.color ?? "#8C8C8C") },
     customdata: list.map((run) => `${local(run.begin, context.zone).slice(11, 16)}–${local(run.end, context.zone).slice(11, 16)}`),
-    hovertemplate: "%{y}: " + inert(state) + " %{customdata}<extra></extra>",
+    hovertemplate: "%{y}: " + inert(word(panel, state)) + " %{customdata}<extra></extra>",
   }));
   timed(layout, context);
   layout.margin.b = 64;
