@@ -61,9 +61,10 @@ def invented(now: int) -> pl.DataFrame:
         {"kind": KIND["view"], "surface": "video", "video_id": "v", "watch_ms": 1},
         {"kind": KIND["view"], **room, "surface": "live", "from_video_id": "v", "watch_ms": 1},
         {"kind": KIND["like"], **room},
-        {"kind": KIND["gift"], **room, "category": None, "tags": None, "gift_id": "g", "quantity": 1, "amount_minor": 1},
-        {"kind": KIND["order"], **room, "tags": None, "order_id": "o", "product_id": "p", "status": "paid", "quantity": 1,
+        {"kind": KIND["gift"], **room, "category": None, "tags": None, "gift_id": "g", "quantity": 1,
          "amount_minor": 1},
+        {"kind": KIND["order"], **room, "tags": None, "order_id": "o", "product_id": "p", "status": "paid",
+         "quantity": 1, "amount_minor": 1},
     ]  # fmt: skip
     rows = [{**common, "event_id": str(n), "id_hash": n, **event} for n, event in enumerate(events)]
     return pl.DataFrame(rows, schema={**COLUMNS, "minute": pl.Int64})
