@@ -61,14 +61,18 @@ class LiveBoard:
         jobs = [
             loop.run_in_executor(_POOL, self._answered, question, asked) for question in merged([q for _, q in asked])
         ]
-        for done in (_now(ready), *asyncio.as_completed(jobs)):
-            for told in await done:
-                if self._changed(told["id"], {k: v for k, v in told.items() if k != "ms"}):
-                    yield "panel", told
+        for told in self._news(ready):
+            yield "panel", told
+        for done in asyncio.as_completed(jobs):
+            for told in self._news(await done):
+                yield "panel", told
         notes = await loop.run_in_executor(_POOL, self._annotations, time_range, values)
         if self._changed("notes", notes):
             yield "notes", notes
         yield "round", {"at": round(time.time() * 1000)}
+
+    def _news(self, panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [told for told in panels if self._changed(told["id"], {k: v for k, v in told.items() if k != "ms"})]
 
     def _changed(self, key: Any, value: Any) -> bool:  # noqa: ANN401  # any JSON value
         if self._told.get(key, self) == value:
@@ -148,10 +152,6 @@ class LiveBoard:
         except (AskError, MacroError):
             return []
         return [[row[0], row[1]] for row in answer.rows]
-
-
-async def _now(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return told
 
 
 def _plain(answer: Answer, column: int | None) -> dict[str, Any]:

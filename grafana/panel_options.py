@@ -118,9 +118,9 @@ def _custom(panel: Panel) -> object | None:
     if panel.kind == "timeseries":
         stacking = common.StackingMode.NORMAL if panel.stacked else common.StackingMode.NONE
         return common.GraphFieldConfig(
-            draw_style=common.GraphDrawStyle.LINE,
+            draw_style=common.GraphDrawStyle.BARS if panel.bars else common.GraphDrawStyle.LINE,
             line_width=2,
-            fill_opacity=40 if panel.stacked else 8,
+            fill_opacity=80 if panel.bars else 40 if panel.stacked else 8,
             show_points=common.VisibilityMode.NEVER,
             span_nulls=False,
             stacking=common.StackingConfig(mode=stacking, group="A"),

@@ -14,6 +14,7 @@ const onCard = (colour) => (document.documentElement.dataset.theme === "dark" &&
 export function draw(panel, told, body, context) {
   const drawers = { stat, table: drawTable, timeseries, barchart, bargauge: funnel, piechart: pie, heatmap, "state-timeline": states, text };
   const empty = emptyText(panel, told, context);
+  if (told.absent === "prometheus") body.parentNode.style.height = "96px"; // there will be nothing to see here
   if (empty && panel.type !== "text") return replace(body, element("div", { class: told.error ? "none error" : "none" }, empty));
   if (context.asTable) return replace(body, table(panel, told, context));
   (drawers[panel.type] ?? drawTable)(panel, told, body, context);
@@ -103,10 +104,11 @@ function ticks(line, unit, values) {
   [line.tickformat, line.tickprefix, line.ticksuffix] = axis(unit, values.reduce((most, value) => Math.max(most, value ?? 0), 0));
 }
 
-function timed(layout, context) {
+function timed(layout, context, body) {
   layout.xaxis.type = "date";
+  layout.xaxis.tickangle = 0;
   layout.xaxis.range = [local(context.from, context.zone), local(context.to, context.zone)];
-  layout.xaxis.nticks = 7;
+  layout.xaxis.nticks = body.clientWidth < 420 ? 4 : 7;
   layout.xaxis.hoverformat = "%Y-%m-%d %H:%M:%S";
   layout.xaxis.tickformatstops = TICKS; // figures in every language; the date stands below where it changes
 }
@@ -115,19 +117,25 @@ function timeseries(panel, told, body, context) {
   const layout = base(panel, context);
   const unit = panel.fieldConfig.defaults.unit;
   const stacked = panel.fieldConfig.defaults.custom?.stacking?.mode === "normal";
+  const bars = panel.fieldConfig.defaults.custom?.drawStyle === "bars";
   let series = seriesOf(panel, told, context);
   const most = body.clientWidth < 500 ? 6 : 12; // as many as a legend below can name
   if (series.length > most) {
     const size = (one) => one.y.reduce((sum, value) => sum + (value ?? 0), 0);
     series = series.map((one) => [size(one), one]).sort((a, b) => b[0] - a[0]).slice(0, most).map(([, one]) => one);
   }
-  const traces = series.map((one, at) => ({
+  const words = (one) => one.y.map((value) => inert(shown(value, unit, undefined, context.zone)));
+  const traces = series.map((one, at) => bars ? {
+    type: "bar", name: inert(one.name), x: one.x, y: one.y, marker: { color: colourOf(panel, one.key, at) }, customdata: words(one), hovertemplate: "%{customdata}",
+    width: one.x.length < 2 ? 3_600_000 : undefined,
+  } : ({
     type: "scatter", mode: one.x.length < 3 ? "lines+markers" : "lines", name: inert(one.name), x: one.x, y: one.y, connectgaps: false,
     line: { width: 2, color: colourOf(panel, one.key, at) }, stackgroup: stacked ? "one" : undefined,
-    customdata: one.y.map((value) => inert(shown(value, unit, undefined, context.zone))), hovertemplate: "%{customdata}",
+    customdata: words(one), hovertemplate: "%{customdata}",
   }));
+  if (bars) layout.barmode = stacked ? "stack" : "group";
   ticks(layout.yaxis, unit, series.flatMap((one) => one.y));
-  timed(layout, context);
+  timed(layout, context, body);
   layout.showlegend = series.length > 1;
   layout.margin.b = layout.showlegend ? 64 : 40;
   mark(layout, context);
@@ -221,7 +229,7 @@ function states(panel, told, body, context) {
     customdata: list.map((run) => `${local(run.begin, context.zone).slice(11, 16)}–${local(run.end, context.zone).slice(11, 16)}`),
     hovertemplate: "%{y}: " + inert(word(panel, state)) + " %{customdata}<extra></extra>",
   }));
-  timed(layout, context);
+  timed(layout, context, body);
   layout.margin.b = 64;
   layout.barmode = "overlay";
   layout.hovermode = "closest";

@@ -47,7 +47,7 @@ export function columnsOf(panel, told) {
 
 export function table(panel, told, context) {
   const columns = columnsOf(panel, told);
-  if (told.rows.length === 1 && panel.type === "table" && columns.length > 6) return pairs(columns, told.rows[0], context);
+  if (told.rows.length === 1 && panel.type === "table" && columns.length > 6 && panel.gridPos.w <= 12) return pairs(columns, told.rows[0], context);
   const hot = columns.filter((column) => column.heat);
   const matrix = hot.length > 10;
   const limits = matrix ? spread(told.rows, hot.map((c) => c.at)) : null;
@@ -76,7 +76,10 @@ function cell(column, value, context, other) {
       .replace("${__url_time_range}", context.range());
     made.append(element("a", { href: target }, text));
   } else made.append(text);
-  if (text.length > 40) made.title = text;
+  if (text.length > 40) {
+    made.title = text;
+    made.classList.add("long");
+  }
   return made;
 }
 
