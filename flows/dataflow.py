@@ -92,7 +92,7 @@ class Router:
     def _split(self, frames: list[pl.DataFrame]) -> dict[int, Frame]:
         if not frames:
             return {}
-        frame = pl.concat(frames) if len(frames) > 1 else frames[0]
+        frame = pl.concat(frames, rechunk=True) if len(frames) > 1 else frames[0]  # taking rows of many chunks is slow
         shards = (frame["user_hash"].to_numpy() >> np.uint64(40)) % np.uint64(len(self._keys))
         order = np.argsort(shards.astype(np.uint8), kind="stable")  # a radix sort
         ordered = frame[order]

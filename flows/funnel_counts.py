@@ -14,6 +14,7 @@ import pyarrow as pa
 from flows.funnel_events import FirstEvents
 from flows.funnel_pairs import ABSENT, CODE_BITS, HOUR_BITS, STEP_BITS, UNREACHED
 from flows.funnel_values import Combinations
+from flows.grouping import distinct
 from flows.keyed_set import KeyedSet
 from schemas.funnels import BUCKET_MS, Funnel
 from schemas.hashing import hash64, mix
@@ -147,11 +148,14 @@ class RowNames:
 def increments(names: RowNames, changes: Sequence[Changes]) -> pl.DataFrame:
     """Changes summed per row of the table, with the row's names: a frame of INCREMENTS."""
     every, *sums, time = (np.concatenate([getattr(c, name) for c in changes]) for name in Changes.__slots__)
-    order = np.argsort(every)
-    every, time = every[order], time[order]
-    begins = np.flatnonzero(np.append(True, every[1:] != every[:-1])[: len(every)])
-    figures = [np.add.reduceat(column[order], begins) if len(begins) else column for column in sums]
-    cell, timed = every[begins], time < UNREACHED
+    if not len(every):
+        return pl.DataFrame(schema=INCREMENTS)
+    cell, place = distinct(every)
+    figures = [np.zeros(len(cell), dtype=np.int64) for _ in sums]
+    for total, column in zip(figures, sums, strict=True):
+        np.add.at(total, place, column)
+    timed = np.flatnonzero(time < UNREACHED)
+    timed = timed[np.argsort(place[timed], kind="stable")]
     of_time, times = _uncancelled(every[timed], time[timed])
     offsets = np.append(np.searchsorted(of_time, cell), len(of_time))
     kept = np.flatnonzero(np.any(figures, axis=0) | (np.diff(offsets) > 0))

@@ -33,7 +33,7 @@ def pool(rows: Int64s, count: int) -> Int64s:
     """The pool with room for `count` rows."""
     if count <= len(rows):
         return rows
-    grown = np.zeros((max(count, len(rows) * 3 // 2), *rows.shape[1:]), dtype=np.int64)
+    grown = np.zeros((max(count, 2 * len(rows)), *rows.shape[1:]), dtype=np.int64)
     grown[: len(rows)] = rows
     return grown
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flows.funnel_pairs import ABSENT, Values
+from flows.id_sets import RecentKeys
 from schemas.events import ALL
 from schemas.hashing import hash64, mix
 
@@ -41,6 +42,7 @@ class Combinations:
         self._labels = np.empty(0, dtype=np.uint64)  # ascending
         self._ranks = np.empty(0, dtype=np.uint64)
         self._codes = np.empty((0, 1 + len(self.dimensions)), dtype=np.int32)
+        self._met = RecentKeys(14)  # labels that are known: most events repeat one
         self._code_of: dict[tuple[int, str], int] = {(0, ""): 0}
         self.names: list[tuple[str, str]] = [(ALL, "")]  # dimension and value per code
         self.hashes = mix(self._dimension_hashes[:1], hash64(pl.Series([""])).to_numpy())  # per code, stable
@@ -56,6 +58,7 @@ class Combinations:
 
     def learn(self, labels: Keys, frame: pl.DataFrame, rows: npt.NDArray[np.intp]) -> None:
         """Take in the combinations of `frame[rows]`, whose labels are `labels[rows]`."""
+        rows = rows[self._met.unmet(labels[rows])]
         rows = rows[~among(labels[rows], self._labels)]
         if len(rows):
             new, first = np.unique(labels[rows], return_index=True)

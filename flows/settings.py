@@ -123,8 +123,8 @@ class Settings(BaseModel):
     # Scale
     workers: int = Field(1, ge=1, le=64)
     """Engine processes; may change between starts."""
-    shards: int = Field(4, ge=1, le=64)
-    """Slices of the state; fixed for the life of a recovery directory."""
+    shards: int = Field(2, ge=1, le=64)
+    """Slices of the state, and so the most workers; fixed for the life of a recovery directory. Each costs CPU."""
     epoch_ms: DurationMs = Field(1_000, ge=50, le=60_000)
     """How often offsets, state and rows are made durable together."""
 
@@ -296,7 +296,8 @@ class Settings(BaseModel):
             )
         if self.workers > self.shards:
             raise ValueError(
-                f"workers {self.workers} is over shards {self.shards}: some would idle; use fewer, or more shards"
+                f"workers {self.workers} is over shards {self.shards}: some would idle; use fewer, or set shards to "
+                f"{self.workers} before the first start (the number is fixed for the life of a recovery directory)"
             )
         if self.store_password is not None and self.store_password_file is not None:
             raise ValueError("store_password and store_password_file are both set; keep store_password_file")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -19,8 +19,13 @@ import msgspec
 
 from flows.errors import Stop
 from flows.kernel import Persistent
+from flows.side_by_side import side_by_side
 
 FORMAT = 1
+_OTHER_VERSION = (
+    "Run the version of LivePulse that wrote it, or start afresh: with an empty recovery directory and an empty store "
+    "Kafka is read again from the setting `from`"
+)
 _FRAME = Struct("<QI")  # payload length, CRC-32
 _COMPACT_MIN_BYTES = 32 << 20
 _COMPACT_RATIO = 3  # rewrite when the file is this many times its snapshot
@@ -67,8 +72,8 @@ class StateLog:
                 part.delta()  # thrown away, or it would grow for as long as the backfill lasts
             return b""
         full = not self._file or self._length > max(_COMPACT_MIN_BYTES, _COMPACT_RATIO * self._snapshot_bytes)
-        take: Callable[[Persistent], bytes] = (lambda p: p.snapshot()) if full else (lambda p: p.delta())
-        blobs = {name: blob for name, part in parts.items() if (blob := take(part))}
+        taken = side_by_side([part.snapshot if full else part.delta for part in parts.values()])
+        blobs = {name: blob for name, blob in zip(parts, taken, strict=True) if blob}
         if full:
             self._start_file()
         if full or blobs:
@@ -88,21 +93,24 @@ class StateLog:
 
     def _append(self, record: _Record) -> None:
         assert self.directory is not None
-        payload = msgspec.msgpack.encode(record)
-        path = self.directory / self._file
+        chunks = _encoded(record)
+        size, crc = sum(map(len, chunks)), 0
+        for chunk in chunks:
+            crc = zlib.crc32(chunk, crc)
+        path, at = self.directory / self._file, self._length
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            blob = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-            view, at = memoryview(blob), self._length
-            while view:
-                done = os.pwrite(descriptor, view, at)
-                view, at = view[done:], at + done
+            for chunk in (_FRAME.pack(size, crc), *chunks):
+                view = memoryview(chunk)
+                while view:
+                    done = os.pwrite(descriptor, view, at)
+                    view, at = view[done:], at + done
             if self.fsync:
                 os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
         self._length = at
-        self.bytes_written += len(blob)
+        self.bytes_written += _FRAME.size + size
 
     def _drop_old(self) -> None:
         """Keep the two files before the current one: the epoch before the last may still be resumed from."""
@@ -116,13 +124,8 @@ class StateLog:
         """Restore `parts` from the file that `manifest` names.
 
         Raises:
-            Stop: the file is missing, shorter than the manifest says, damaged, or of another format.
+            Stop: the file is missing, shorter than the manifest says, damaged, or of a format of another version.
         """
-        if manifest.format != FORMAT:
-            raise Stop(
-                f"recovery state of format {manifest.format}; this version reads {FORMAT}: "
-                "start afresh or use the version that wrote it"
-            )
         if self.directory is None:
             raise Stop("there is recovery state but no directory to read it from")
         path = self.directory / manifest.file
@@ -130,7 +133,10 @@ class StateLog:
         if not records or not records[0].full:
             raise Stop(f"recovery state {path} does not start with a snapshot: it is damaged; restore it from a backup")
         for name, part in parts.items():
-            part.restore(records[0].parts.get(name, b""), [r.parts[name] for r in records[1:] if name in r.parts])
+            try:
+                part.restore(records[0].parts.get(name, b""), [r.parts[name] for r in records[1:] if name in r.parts])
+            except ValueError as error:  # a kernel's own format, which its text names
+                raise Stop(f"recovery state {path}, {name}: {error}. {_OTHER_VERSION}") from error
         self._file, self._length = manifest.file, manifest.length
         self._snapshot_bytes = _FRAME.size + len(msgspec.msgpack.encode(records[0]))
         self._number = int(manifest.file.rsplit(".", 3)[1])
@@ -138,6 +144,15 @@ class StateLog:
         for other in self.directory.glob(f"{self.key}.*.log"):
             if other != path:  # begun by a run that did not get to commit it, or already superseded
                 other.unlink()
+
+
+def _encoded(record: _Record) -> list[bytes]:
+    """A record's MessagePack in pieces, the parts' bytes as they are: copies of all of them cost more than the disk."""
+    empty = msgspec.msgpack.encode(_Record(record.full, {}))
+    pieces = [empty[:-1] + b"\xdf" + len(record.parts).to_bytes(4, "big")]  # map 32
+    for name, blob in record.parts.items():
+        pieces += [msgspec.msgpack.encode(name) + b"\xc6" + len(blob).to_bytes(4, "big"), blob]  # bin 32
+    return pieces
 
 
 def read_records(path: Path, length: int) -> Iterator[_Record]:
@@ -162,5 +177,27 @@ def read_records(path: Path, length: int) -> Iterator[_Record]:
 
 
 def read_manifest(blob: bytes) -> Manifest:
-    """A manifest from a snapshot's bytes."""
+    """A manifest from a snapshot's bytes.
+
+    Raises:
+        Stop: it is of another format.
+    """
+    check_format("recovery state", blob, FORMAT)
     return msgspec.msgpack.decode(blob, type=Manifest)
+
+
+def check_format(what: str, blob: bytes, wanted: int) -> None:
+    """Look at the number that a packed list begins with, before its other fields: those of another format may differ.
+
+    Raises:
+        Stop: it is another number.
+    """
+    fields = msgspec.msgpack.decode(blob)
+    found = fields[0] if isinstance(fields, list) and fields else None
+    if found != wanted:
+        raise other_format(what, found, wanted)
+
+
+def other_format(what: str, found: object, wanted: int) -> Stop:
+    """What to say of state that another version of LivePulse wrote."""
+    return Stop(f"{what} is of format {found}; this version reads {wanted}. {_OTHER_VERSION}")

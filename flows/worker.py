@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import enum
 import errno
+import re
 import signal
 import sys
 import threading
@@ -42,7 +43,7 @@ from flows.source import IntakeSource, SourceRun
 from flows.steps import MergeLogic, ShardLogic, StepConfig
 from flows.telemetry import configure_logging
 from schemas.rows import RowsError
-from sinks.clickhouse import Store, StoreDownError, StoreError
+from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 from sinks.dead_letter import DeadLetterTopic, DeadLetterWriter
 from sinks.embedded import EmbeddedError
 from sinks.migration import SchemaError
@@ -54,8 +55,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|database or disk is full")
+_SINK_PATIENCE = Patience(seconds=3_600)  # Kafka keeps what waits; /readyz and alerts tell of it
+_BROKER_THERE_SECONDS = 15  # it is asked every 10 s
 _ROUND_EVENTS = 60_000
 _MAX_WAITING = 200_000
 
@@ -77,10 +81,10 @@ class StoreAddress:
     password: str = field(repr=False)
     database: str
 
-    def connect(self, on_retry: Callable[[], None] | None = None) -> Store:
+    def connect(self, on_retry: Callable[[], None] | None = None, patience: Patience | None = None) -> Store:
         """A connection of one's own; `on_retry` is told of calls that had to be repeated."""
         password = remember(self.password)  # in each process that has it
-        store = Store.connect(self.url, user=self.user, password=password, database=self.database)
+        store = Store.connect(self.url, user=self.user, password=password, database=self.database, patience=patience)
         store.on_retry = on_retry or store.on_retry
         return store
 
@@ -109,11 +113,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _return_memory() -> None:
-    """Let glibc give large arrays back to the system: kept for reuse by each thread, they made 300 MB of a replay."""
+def _tune_memory() -> None:
+    """Let glibc keep what a batch allocates for the next one, and give back what is large.
+
+    Fresh pages for every array took a quarter of the dataflow's CPU; arrays kept by each thread, 300 MB of a replay.
+    """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
         libc.mallopt(_M_ARENA_MAX, 2)
 
 
@@ -123,7 +131,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     Raises:
         LivePulseError: the engine had to stop; its text says why.
     """
-    _return_memory()
+    _tune_memory()
     settings = plan.settings
     bounds = time_bounds(settings)
     recovery = RecoveryDir(plan.recovery)
@@ -151,7 +159,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
     sink = RowsSink(
-        lambda: _dead_lettering(plan, plan.store.connect(metrics.retried)),
+        lambda: _dead_lettering(plan, _waiting_store(plan, metrics, drain)),
         owner=plan.index == 0,
         observe=metrics.inserted,
     )
@@ -173,11 +181,27 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
             if plan.index == 0:
                 beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
             _run(build(source, sink, config), plan, recovery.config())
+        if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
+            for name in source.list_parts():  # the last epoch is committed: let lag tools see it
+                feed.commit(name, intake.position(name)[0])
     except BaseException as error:
         raise ours(error) from error
     finally:
         feed.close()
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
+
+
+def _waiting_store(plan: WorkerPlan, metrics: EngineMetrics, drain: threading.Event) -> Store:
+    """The store. An outage is waited out, unless the engine is told to stop."""
+
+    def again() -> None:
+        metrics.retried()
+        if drain.is_set():
+            raise StoreDownError(
+                f"stopped while the store {plan.store.url} does not answer: what it has not taken is read again"
+            )
+
+    return plan.store.connect(again, _SINK_PATIENCE)
 
 
 def _dead_lettering(plan: WorkerPlan, store: Store) -> Writer:
@@ -247,11 +271,14 @@ def ours(error: BaseException) -> BaseException:
         if isinstance(seen, StoreDownError | EmbeddedError):
             return DependencyDown(str(seen))
         if isinstance(seen, StoreError | RowsError | SchemaError):
-            return Stop(str(seen))
+            full = _NO_ROOM.search(str(seen))
+            return Stop(f"{seen} Make room for the store, then start again: state is kept" if full else str(seen))
         seen = seen.__cause__ or seen.__context__
     disk = next((e for e in met if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
     if disk is not None:
         return Stop(f"recovery state could not be written: {disk.strerror}. Make room, then start again: state is kept")
+    if any(_NO_ROOM.search(str(e)) for e in met):  # Bytewax panics with SQLite's words
+        return Stop("recovery state could not be written: the disk is full. Make room, then start again: state is kept")
     return error
 
 

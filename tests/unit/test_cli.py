@@ -218,7 +218,7 @@ def test_check_of_the_recovery_directory(tmp_path: Path) -> None:
     settings = Settings(store=str(tmp_path), recovery_dir=tmp_path / "r")
     (tmp_path / "r").mkdir()
     states = []
-    for facts in ('{"shards": 8}', "{", '{"shards": 4}'):
+    for facts in ('{"shards": 8}', "{", f'{{"shards": {settings.shards}}}'):
         (tmp_path / "r" / "facts.json").write_text(facts)
         found = list(cli_check._recovery(settings))
         states += [finding.state for finding in found]

@@ -34,7 +34,7 @@ def test_a_flag_wins_over_the_environment_over_the_file_over_the_default(tmp_pat
 def test_the_file_may_be_named(tmp_path: Path) -> None:
     (tmp_path / "livepulse.toml").write_text("workers = 2\n")
     other = tmp_path / "other.toml"
-    other.write_text("workers = 3\n")
+    other.write_text("workers = 3\nshards = 3\n")
     assert load_settings(environ={"LIVEPULSE_CONFIG": str(other)}).workers == 3
     assert load_settings(file=other, environ={}).workers == 3
     with pytest.raises(Usage, match=r"absent\.toml: cannot be read"):
