@@ -229,9 +229,9 @@ def simulate_to_kafka(
     """
     topics = [options.topic_prefix + name for name in TOPICS]
     options = replace(options, partitions=ensure_topics(brokers, topics, options.partitions, properties))
+    names = NameSender(brokers, options, properties)  # before the clock is read: it may wait for the broker
     stream = Stream(options, _kafka_start(options), in_files=False)
     sender = Sender(brokers, topics, properties)
-    names = NameSender(brokers, options, properties)
     try:
         for batch, live in _paced(stream, options, stop):
             names.follow(stream.traffic.rooms)
