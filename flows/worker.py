@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -21,6 +22,7 @@ import structlog
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 
+from flows import precompile
 from flows.anomaly_history import read_history
 from flows.dataflow import build
 from flows.errors import DependencyDown, LivePulseError, Stop
@@ -28,6 +30,7 @@ from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
+from flows.label_feed import labels_read
 from flows.masking import remember
 from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.metrics import EngineMetrics
@@ -155,7 +158,11 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         guard=RejectGuard(settings.reject_ratio, settings.reject_window),
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
-    sink = RowsSink(lambda: _writer(plan, metrics, drain), owner=plan.index == 0, observe=metrics.inserted)
+    sink = RowsSink(
+        lambda: _dead_lettering(plan, _waiting_store(plan, metrics, drain)),
+        owner=plan.index == 0,
+        observe=metrics.inserted,
+    )
     warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
     config = step_config(
@@ -167,9 +174,12 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         metrics=metrics,
     )
     try:
-        warm_up(config, builder)
+        _warm_up_first(settings, plan.index, config, builder)
         log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
-        with monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect):
+        with ExitStack() as beside:
+            beside.enter_context(monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect))
+            if plan.index == 0:
+                beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
             _run(build(source, sink, config), plan, recovery.config())
         if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
             for name in source.list_parts():  # the last epoch is committed: let lag tools see it
@@ -181,8 +191,8 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
 
 
-def _writer(plan: WorkerPlan, metrics: EngineMetrics, drain: threading.Event) -> Writer:
-    """The store, and Kafka before it for dead letters. An outage is waited out, unless the engine is told to stop."""
+def _waiting_store(plan: WorkerPlan, metrics: EngineMetrics, drain: threading.Event) -> Store:
+    """The store. An outage is waited out, unless the engine is told to stop."""
 
     def again() -> None:
         metrics.retried()
@@ -191,7 +201,11 @@ def _writer(plan: WorkerPlan, metrics: EngineMetrics, drain: threading.Event) ->
                 f"stopped while the store {plan.store.url} does not answer: what it has not taken is read again"
             )
 
-    store = plan.store.connect(again, _SINK_PATIENCE)
+    return plan.store.connect(again, _SINK_PATIENCE)
+
+
+def _dead_lettering(plan: WorkerPlan, store: Store) -> Writer:
+    """The store, and Kafka before it for dead letters."""
     topic = plan.settings.dead_letters_topic
     if not topic:
         return store
@@ -209,6 +223,20 @@ def _metrics_of(feed: KafkaFeed, intake: Intake) -> EngineMetrics:
 
     feed.heard = heard
     return metrics
+
+
+def _warm_up_first(settings: Settings, index: int, config: StepConfig, builder: PartBuilder) -> None:
+    """The same, faster where nothing is compiled yet: a helper compiles the funnels while we compile the rest."""
+    others = [family for family in settings.families if family != precompile.APART]
+    helper = precompile.start() if index == 0 and len(others) < len(settings.families) else None
+    if helper is not None:
+        rest = settings.model_copy(update={"families": tuple(others)})
+        made = step_config(
+            rest, sources=1, generation=1, state_dir=None, metrics=EngineMetrics()
+        )  # fmt: skip
+        warm_up(made, builder)
+        precompile.finish(helper)
+    warm_up(config, builder)
 
 
 def warm_up(config: StepConfig, builder: PartBuilder) -> None:
