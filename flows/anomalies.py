@@ -32,17 +32,19 @@ from flows.anomaly_baseline import (
     Ints,
 )
 from flows.anomaly_book import OPEN, ROWS, Anomaly, Book, sentence, severity
-from flows.anomaly_explain import sum_parts, told_parts
 from flows.anomaly_mix import MixWatch
 from flows.anomaly_route import Health
-from flows.anomaly_series import WHOLE, WatchedSeries
+from flows.anomaly_series import RATE_UNITS, WHOLE, WatchedSeries, final_rows
 from flows.anomaly_spec import AnomalySpec, calendar
+from flows.anomaly_why import ALIKE, Figures, why
 from schemas.events import ALL
 from schemas.windows import HOUR_MS
 
 GAP_MS: Final = 6 * HOUR_MS
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _FOREVER: Final = 1 << 61
+_EXPLAINED: Final = 10
+"""Windows up to the one that told it which explain a shift."""
 _LOGGED_MAX: Final = 1 << 18  # rows of inputs beyond which a snapshot is shorter
 
 
@@ -71,27 +73,28 @@ class AnomalyWatch:
         self._start_empty()
 
     def _start_empty(self) -> None:
+        kept = {"window_start": pl.Int64, "dim": pl.String, "value": pl.String}
+        self._nothing = pl.DataFrame(schema=kept | dict.fromkeys(self.spec.watch.columns, pl.Float64))
         self.series = WatchedSeries(self.spec)
         self.book = Book()
         self._mixes: dict[str, MixWatch] = {}
         self._next: int | None = None  # start of the first window that was not judged
+        self._recent = np.zeros((2, 0, 0))  # actual and expected of the last windows, (2, windows, series)
         self._inputs: list[tuple[pl.DataFrame, int, Health]] = []
         self._logged = 0
         self._full = True  # nothing was told yet
 
-    def schema(self) -> dict[str, pl.DataType]:
-        """The columns that it reads of its table's rows, as they are kept."""
-        measures = {measure.name: pl.Float64() for measure in self.spec.measures}
-        return {"window_start": pl.Int64(), "dim": pl.String(), "value": pl.String(), **measures}
+    @property
+    def next(self) -> int:
+        """Start of the first window that was not judged, epoch ms."""
+        return -_FOREVER if self._next is None else self._next
 
-    def observe(self, rows: pl.DataFrame, watermark: int, health: Health | None = None) -> pl.DataFrame:
-        """Judge the windows that `watermark` (epoch ms) has closed; `rows` are their final rows, of any window length.
+    def observe(self, rows: pl.DataFrame | None, watermark: int, health: Health | None = None) -> pl.DataFrame:
+        """Judge the windows that `watermark` (epoch ms) has closed; `rows` are final rows of the watched view.
 
         Returns rows of `anomalies` that are new or changed.
         """
-        if "window_seconds" in rows.columns:
-            rows = rows.filter(pl.col("window_seconds") == self.spec.window_seconds)
-        rows = rows.select(pl.col(name).cast(kind) for name, kind in self.schema().items())
+        rows = self._nothing if rows is None or not rows.height else final_rows(self.spec.watch, rows)
         health = health or Health()
         end = self._end(rows, watermark)
         if end <= (self._next if self._next is not None else -_FOREVER) or (self._next is None and not rows.height):
@@ -151,9 +154,11 @@ class AnomalyWatch:
         if self.series.keys:
             actual = self.series.dense(rows, starts)
             found = self.series.baseline.step(actual, calendar(self.spec, starts), self.series.counted())
-            self._tell(_Chunk(starts, actual, found), health)
-        if (int(starts[-1]) + self.spec.window_ms) % HOUR_MS == 0:
-            self.series.admit(HOUR_MS // self.spec.window_ms)
+            chunk = _Chunk(starts, actual, found)
+            self._tell(chunk, health)
+            self._remember(chunk)
+        if (int(starts[-1]) + self.spec.window_ms) % HOUR_MS == 0 and self.series.admit(HOUR_MS // self.spec.window_ms):
+            self._recent = np.zeros((2, 0, 0))  # of other values
 
     def _tell(self, chunk: _Chunk, health: Health) -> None:
         mixes = self._mix_events(chunk)
@@ -178,19 +183,38 @@ class AnomalyWatch:
     def _anomaly(self, chunk: _Chunk, w: int, row: int) -> Anomaly:
         place, measure = divmod(row, len(self.spec.measures))
         dim, value = self.series.keys[place]
-        found = chunk.found
-        actual, expected = float(chunk.actual[w, row]), float(found.expected[w, row])
+        found, of = chunk.found, self.spec.measures[measure]
+        unit = RATE_UNITS if of.is_rate else 1.0
+        actual, expected = float(chunk.actual[w, row]) / unit, float(found.expected[w, row]) / unit
         kind = self._kind(chunk, w, row)
         start = int(chunk.starts[w])
         anomaly = Anomaly(
             start, self.spec.series(measure), dim, value, actual, expected,
-            float(found.low[w, row]), float(found.high[w, row]), float(found.score[w, row]),
+            float(found.low[w, row]) / unit, float(found.high[w, row]) / unit, float(found.score[w, row]),
             kind, severity(kind, dim, actual, expected), OPEN, "", self.spec.window_seconds,
             "up" if int(found.kind[w, row]) in (SPIKE, SHIFT_UP) else "down", "", start + self.spec.window_ms,
         )  # fmt: skip
-        drivers = self._drivers(chunk, w, measure) if dim == ALL and kind != "missing" else ""
-        anomaly.explanation = sentence(anomaly, self.spec.zone, drivers)
+        drivers = why(self._figures(chunk, w, kind), measure) if dim == ALL and kind != "missing" else ""
+        if kind == "zero":  # all that there was is gone: no part stands out
+            drivers = drivers.removeprefix(ALIKE).strip()
+        anomaly.explanation = sentence(anomaly, self.spec.zone, drivers, is_rate=of.is_rate)
         return anomaly
+
+    def _figures(self, chunk: _Chunk, w: int, kind: str) -> Figures:
+        """What is usual and what is of the window; of a shift, of the windows up to it."""
+        after, before = chunk.actual[: w + 1], chunk.found.expected[: w + 1]
+        if kind == "shift" and self._recent.shape[2] == after.shape[1]:
+            after, before = np.concatenate([self._recent[0], after]), np.concatenate([self._recent[1], before])
+        last = _EXPLAINED if kind == "shift" else 1
+        shape = (len(self.series.keys), len(self.spec.measures))
+        both = (array[-last:].sum(axis=0).reshape(shape) for array in (before, after))
+        return Figures(self.series.keys, self.spec.measures, *both)
+
+    def _remember(self, chunk: _Chunk) -> None:
+        """Keep the last windows, for what a shift is explained by."""
+        new = np.stack([chunk.actual, chunk.found.expected])
+        old = self._recent if self._recent.shape[2] == new.shape[2] else new[:, :0]
+        self._recent = np.concatenate([old, new], axis=1)[:, -_EXPLAINED + 1 :]
 
     def _kind(self, chunk: _Chunk, w: int, row: int) -> str:
         code = int(chunk.found.kind[w, row])
@@ -202,29 +226,10 @@ class AnomalyWatch:
             return "missing" if nothing else "zero"
         return "spike" if code == SPIKE else "drop"
 
-    def _drivers(self, chunk: _Chunk, w: int, measure: int) -> str:
-        """The dimension values that moved the whole, of the dimension in which it is the most concentrated."""
-        found: tuple[float, str] = (0.0, "")
-        for dim in dict.fromkeys(d for d, _ in self.series.keys if d != ALL):
-            places = [i for i, key in enumerate(self.series.keys) if key[0] == dim]
-            rows = [i * len(self.spec.measures) + measure for i in places]
-            names = [f"{dim} {self.series.keys[i][1]}" for i in places]
-            before = dict(zip(names, chunk.found.expected[w, rows].tolist(), strict=True))
-            parts = sum_parts(before, dict(zip(names, chunk.actual[w, rows].tolist(), strict=True)))
-            whole = sum(part.change for part in parts)
-            usual = sum(before.values())
-            if not whole or usual <= 0:
-                continue
-            # How much more than its size the greatest part moved: 0 when all moved alike.
-            excess = max(abs(part.change / whole) - before[part.name] / usual for part in parts)
-            if excess > max(found[0], 0.15) and (told := told_parts(parts)):
-                found = (excess, told)
-        return f"Moved by {found[1]}." if found[1] else "All parts moved alike."
-
     def _mix_events(self, chunk: _Chunk) -> dict[int, list[tuple[str, int, float, float]]]:
         events: dict[int, list[tuple[str, int, float, float]]] = {}
         size, measures = self.spec.window_ms, len(self.spec.measures)
-        for dim in dict.fromkeys(d for d, _ in self.series.keys if d != ALL):
+        for dim in dict.fromkeys(d for d, _ in self.series.keys if d != ALL and self.spec.watch.mixed):
             rows = [i * measures for i, key in enumerate(self.series.keys) if key[0] == dim]
             watch = self._mixes.setdefault(dim, MixWatch())
             for w in np.flatnonzero(chunk.found.known[:, rows].all(axis=1)).tolist():
@@ -265,7 +270,9 @@ class AnomalyWatch:
         """See `flows.kernel.Persistent`."""
         self._inputs, self._logged, self._full = [], 0, False
         state = {
+            "spec": self.spec.fingerprint,
             "next": self._next,
+            "recent": [list(self._recent.shape), self._recent.tobytes()],
             "series": self.series.plain(),
             "book": self.book.plain(),
             "mixes": {dim: mix.plain() for dim, mix in self._mixes.items()},
@@ -282,6 +289,11 @@ class AnomalyWatch:
         self._inputs = []
         return msgspec.msgpack.encode(_Blob(_FORMAT, None, inputs))
 
+    def fits(self, snapshot: bytes) -> bool:
+        """Whether it is of this watch: state of other measures or windows is of no use."""
+        blob = msgspec.msgpack.decode(snapshot, type=_Blob)
+        return blob.format == _FORMAT and blob.state is not None and blob.state["spec"] == self.spec.fingerprint
+
     def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
         """See `flows.kernel.Persistent`."""
         self._start_empty()
@@ -297,6 +309,8 @@ class AnomalyWatch:
         if blob.state is not None:
             self._start_empty()
             self._next = blob.state["next"]
+            shape, recent = blob.state["recent"]
+            self._recent = np.frombuffer(recent).reshape(shape).copy()
             self.series.become(blob.state["series"])
             self.book.become(blob.state["book"])
             self._mixes = {dim: MixWatch.of(plain) for dim, plain in blob.state["mixes"].items()}

@@ -198,6 +198,9 @@ def _step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
             out[1, w, s] = max(max(middle - 3.0 * spread, 0.0) ** 2 - 0.375, 0.0)
             out[2, w, s] = (middle + 3.0 * spread) ** 2 - 0.375
             out[4, w, s] = 1.0 if known else 0.0
+            if x != x:  # not a number: there is nothing to judge or to learn  # noqa: PLR0124
+                kind[w, s] = int(facts[s, _KIND])
+                continue
             # What a count with this relative spread would be: the units of zeros, whatever the measure's own.
             facts[s, _ZEROS] = facts[s, _ZEROS] + (middle / (2.0 * spread)) ** 2 if x == 0.0 else 0.0
             _judge(w, s, x, z, expected, 1.0 if known else _UNKNOWN_FACTOR, ready, facts, out, event, kind, accept)

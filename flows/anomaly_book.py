@@ -5,6 +5,7 @@ The row of an anomaly keeps its key (series, dim, value, window_start) for life;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,6 +18,7 @@ from schemas.events import ALL
 from schemas.windows import utc_offset_ms
 
 OPEN, MERGED, RESOLVED_STATE = "open", "merged", "resolved"
+_MONEY: Final = "_minor"
 _ABSORB: Final = 15
 """The whole takes in what opened on its parts so many windows before it."""
 
@@ -150,20 +152,30 @@ def severity(kind: str, dim: str, actual: float, expected: float) -> str:
     return "warning" if dim == ALL or off >= 0.25 or kind == "mix" else "info"
 
 
-def sentence(found: Anomaly, zone: str, drivers: str) -> str:
+def sentence(found: Anomaly, zone: str, drivers: str, *, is_rate: bool = False) -> str:
     """What happened, in words: figure, place, time, by how much, the usual range, and what moved it."""
     moment = datetime.fromtimestamp((found.window_start + utc_offset_ms(zone, found.window_start)) / 1000, UTC)
-    what = found.series.rpartition(".")[2]
+    what, figure = _words(found.series.rpartition(".")[2], is_rate=is_rate)
     where = "" if found.dim == ALL else f" of {found.dim} {found.value or '(no value)'}"
     when = f"{moment:%a %H:%M}"
     if found.kind == "missing":
-        return f"Nothing arrived at {when}, where {amount(found.expected)} {what} are usual."
+        return f"Nothing arrived at {when}, where {figure(found.expected)} {what} are usual."
     if found.kind == "zero":
-        return f"{what}{where} fell to 0 at {when}; {amount(found.expected)} are usual then."
+        return f"{what}{where} fell to 0 at {when}; {figure(found.expected)} are usual then. {drivers}".rstrip()
     off = abs(found.actual / max(found.expected, 1e-9) - 1)
     way = "over" if found.actual > found.expected else "under"
     told = (
-        f"{what}{where} at {amount(found.actual)} at {when}, {off:.0%} {way} the {amount(found.expected)} of that hour "
-        f"(usually {amount(found.low)} to {amount(found.high)})."
+        f"{what}{where} at {figure(found.actual)} at {when}, {off:.0%} {way} the {figure(found.expected)} of that hour "
+        f"(usually {figure(found.low)} to {figure(found.high)})."
     )
     return f"{told} {drivers}" if drivers else told
+
+
+def _words(measure: str, *, is_rate: bool) -> tuple[str, Callable[[float], str]]:
+    """The name of a measure and how its figures are written: money in whole units, rates in per cent."""
+    if is_rate:
+        return measure.replace("_", " "), lambda x: f"{amount(100 * x)} %"
+    if measure.endswith(_MONEY):
+        name = measure.removesuffix(_MONEY).replace("_", " ")
+        return name.upper() if name == "gmv" else name, lambda x: amount(x / 100)
+    return measure, amount

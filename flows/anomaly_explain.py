@@ -80,8 +80,10 @@ def rate_parts(sources: Sequence[Source]) -> list[Part]:
         # A source that was not there before has the rate it has now: its coming is mix.
         r1 = s.hits_after / s.count_after if s.count_after > 0 else s.hits_before / max(s.count_before, 1e-300)
         r0 = s.hits_before / s.count_before if s.count_before > 0 else r1
+        # Hits of a source without a count (an order a minute after the last click) have no rate, and yet are hits.
+        beside = (s.hits_after / n1 - w1 * r1) - (s.hits_before / n0 - w0 * r0)
         parts += [
-            Part(s.name, "rate", (w0 + w1) / 2.0 * (r1 - r0)),
+            Part(s.name, "rate", (w0 + w1) / 2.0 * (r1 - r0) + beside),
             Part(s.name, "mix", (w1 - w0) * ((r0 + r1) / 2.0 - (overall0 + overall1) / 2.0)),
         ]
     return parts
@@ -115,10 +117,13 @@ def told_parts(parts: Sequence[Part], most: int = 3) -> str:
     return ", ".join(f"{part.name}{words[part.of]} {share:.0%}" for share, part in driving)
 
 
-def explain_product(name: str, factors: Sequence[Factor], sources: Mapping[str, Sequence[Source]]) -> str:
+def explain_product(
+    name: str, factors: Sequence[Factor], sources: Mapping[str, Sequence[Source] | Sequence[Part]]
+) -> str:
     """A sentence for a product that changed: by factor, and by source within the factor that moved it most.
 
-    `sources`: per factor that is a rate, what it is made of (its `before` and `after` being Σ hits / Σ count).
+    `sources`: per factor that is a rate, what it is made of (its `before` and `after` being Σ hits / Σ count); per
+    factor that is a count, its parts.
     """
     before, after = math.prod(f.before for f in factors), math.prod(f.after for f in factors)
     parts = product_parts(factors)
@@ -130,8 +135,9 @@ def explain_product(name: str, factors: Sequence[Factor], sources: Mapping[str, 
         told += f"; driven by {drivers}"
     top = max(parts, key=lambda part: part.change / (after - before)).name
     if top in sources and after > 0:
-        inner = rate_parts_in(before, after, sources[top])
-        if inner_told := told_parts(inner):
+        made_of = sources[top]
+        rates, counts = [s for s in made_of if isinstance(s, Source)], [p for p in made_of if isinstance(p, Part)]
+        if inner_told := told_parts(rate_parts_in(before, after, rates) if rates else counts):
             told += f"; within {top}: {inner_told}"
     return told + "."
 

@@ -10,11 +10,48 @@ import polars as pl
 from flows.anomaly_baseline import Baseline, Floats, Ints
 from flows.anomaly_spec import AnomalySpec
 from schemas.events import ALL, OTHER
+from schemas.watches import Watch
 
 Key = tuple[str, str]  # dim, value
 WHOLE: Final[Key] = (ALL, "")
+RATE_UNITS: Final = 1e6
+"""A rate is kept in millionths: baselines are made for numbers of things."""
 _REPLACES: Final = 2.0
 """A newcomer takes a place when it has this many times the volume of the one that leaves."""
+
+
+def final_rows(watch: Watch, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the watched view (times: epoch ms) as `window_start`, `dim`, `value` and the columns that are watched."""
+    columns = {name: pl.col(name).cast(pl.Float64) for name in watch.columns if not watch.funnel}
+    keys = [pl.col("window_start").cast(pl.Int64), pl.col("dim").cast(pl.String), pl.col("value").cast(pl.String)]
+    if watch.funnel:
+        return _steps(watch, rows)
+    if "window_seconds" in rows.columns:
+        rows = rows.filter(pl.col("window_seconds") == watch.window_seconds)
+    if watch.by:
+        rows = rows.with_columns(dim=pl.lit(watch.by), value=pl.col(watch.by))
+    found = rows.select(*keys, **columns)
+    if not watch.by:
+        return found
+    whole = found.group_by("window_start", maintain_order=True).agg(pl.col(name).sum() for name in columns)
+    return pl.concat([whole.select(pl.col("window_start"), dim=pl.lit(ALL), value=pl.lit(""), **columns), found])
+
+
+def _steps(watch: Watch, rows: pl.DataFrame) -> pl.DataFrame:
+    """A row for each bucket and value, a column for each step and amount."""
+    mine = rows.filter((pl.col("funnel") == watch.funnel) & (pl.col("unit") == watch.unit))
+    step = pl.col("step_name")
+    columns = {}
+    for name in watch.columns:
+        of = name.removesuffix("_amount_minor")
+        read = "reached" if name == of else "amount_minor"
+        columns[name] = pl.col(read).filter(step == of).sum().cast(pl.Float64)
+    keys: dict[str, pl.Expr] = {
+        "window_start": pl.col("bucket_start").cast(pl.Int64),
+        "dim": pl.col("dim").cast(pl.String),
+        "value": pl.col("value"),
+    }
+    return mine.group_by(**keys, maintain_order=True).agg(**columns)
 
 
 class WatchedSeries:
@@ -40,14 +77,24 @@ class WatchedSeries:
         return np.tile(np.array([m.counted for m in self.spec.measures]), len(self.keys))
 
     def dense(self, rows: pl.DataFrame, starts: Ints) -> Floats:
-        """Measures of all watched values, 0 where there is no row; shape (windows, values · measures)."""
-        measures = len(self.spec.measures)
-        dense = np.zeros((len(starts), len(self.keys), measures))
+        """Measures of all watched values, 0 where there is no row; shape (windows, values · measures).
+
+        A rate is in millionths, and no number where it is over less than the floor.
+        """
+        measures = self.spec.measures
+        dense = np.zeros((len(starts), len(self.keys), len(measures)))
         found = rows.join(self.frame(), on=["dim", "value"], how="inner")
         at = ((found["window_start"].to_numpy() - starts[0]) // self.spec.window_ms).astype(np.int64)
         place = found["place"].to_numpy()
-        for i, measure in enumerate(self.spec.measures):
-            dense[at, place, i] = found[measure.name].to_numpy()
+        for i, measure in enumerate(measures):
+            if not measure.is_rate:
+                dense[at, place, i] = found[measure.source].to_numpy()
+                continue
+            dense[:, :, i] = np.nan
+            over = found[measure.over].to_numpy()
+            enough = over >= max(self.spec.floor, 1.0)
+            share = found[measure.source].to_numpy()[enough] / over[enough]
+            dense[at[enough], place[enough], i] = share * RATE_UNITS
         return dense.reshape(len(starts), -1)
 
     def offer(self, rows: pl.DataFrame) -> None:
@@ -57,12 +104,16 @@ class WatchedSeries:
         new = rows.filter((pl.col("dim") != ALL) & (pl.col("value") != OTHER)).join(
             self.frame(), on=["dim", "value"], how="anti"
         )
-        volume = pl.col(self.spec.measures[0].name).sum()
+        volume = pl.col(self.spec.measures[0].source).sum()
         for dim, value, total in new.group_by("dim", "value").agg(volume).sort("dim", "value").iter_rows():
             self._candidates[dim, value] = self._candidates.get((dim, value), 0.0) + total
 
-    def admit(self, windows: int) -> None:
-        """At the end of so many windows: the greatest candidates take free places, or those of small ones."""
+    def admit(self, windows: int) -> bool:
+        """At the end of so many windows: the greatest candidates take free places, or those of small ones.
+
+        Returns whether one did.
+        """
+        known = set(self.places)
         volume = self.baseline.volume().reshape(-1, len(self.spec.measures))[:, 0]
         fixed = np.atleast_1d(self.baseline.is_open().reshape(-1, len(self.spec.measures)).any(axis=1))
         leaving = [i for i in np.argsort(volume, kind="stable").tolist() if not fixed[i] and self.keys[i] != WHOLE]
@@ -77,6 +128,7 @@ class WatchedSeries:
             else:
                 break
         self._candidates.clear()
+        return self.places.keys() != known
 
     def _place(self, key: Key, place: int | None = None) -> None:
         if place is None:

@@ -1,4 +1,4 @@
-"""Which series are watched for anomalies, and how: declarations that cannot be built wrong, and the calendar."""
+"""How a watch (`schemas.watches`) is kept: limits that cannot be built wrong, and the calendar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from flows.anomaly_baseline import HOURS, Ints, Times
-from schemas.tables import table_of
+from schemas.watches import ACTIVITY, Measure, Watch
 from schemas.windows import DAY_MS, HOUR_MS, SECOND_MS, utc_offset_ms
 
 _MONDAY_MS: Final = 4 * DAY_MS  # 1970-01-05
@@ -17,32 +17,20 @@ _EPOCH: Final = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """A column that is watched. `counted`: a number of things, which varies at least as Poisson's law says."""
-
-    name: str
-    counted: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class AnomalySpec:
-    """The series of one table: each measure, for the whole and for each dimension value.
+    """The series of one view: each measure, for the whole and for each dimension value.
 
     Attributes:
-        table: view whose final rows are watched: `window_start`, `window_seconds`, `dim`, `value`, measures.
-        window_seconds: which of its windows.
-        measures: its columns; the first one is the volume by which series are chosen.
+        watch: which windows of which view, and what of them.
         zone: IANA zone of the week.
         holidays: local dates that have hours of their own.
         top: most dimension values that are watched at a time.
-        floor: least mean volume of a window of a value that is watched.
+        floor: least mean volume of a window of a value that is watched; a rate over less is no figure.
         warm_ms: how long a series is watched before it may alarm.
         accept_ms: how long an anomaly lasts until its level is taken for normal.
     """
 
-    table: str = "active_users"
-    window_seconds: int = 60
-    measures: tuple[Measure, ...] = (Measure("events"), Measure("users"), Measure("watch_ms", counted=False))
+    watch: Watch = ACTIVITY
     zone: str = "Asia/Shanghai"
     holidays: frozenset[date] = frozenset()
     top: int = 1_000
@@ -51,25 +39,38 @@ class AnomalySpec:
     accept_ms: int = DAY_MS // 2
 
     def __post_init__(self) -> None:
-        if not self.measures:
-            raise ValueError("no measure is watched")
-        columns = {column.name for column in table_of(self.table).columns}
-        if unknown := {measure.name for measure in self.measures} - columns:
-            raise ValueError(f"{self.table} has no columns {sorted(unknown)}")
-        if not 1 <= self.window_seconds <= HOUR_MS // SECOND_MS or HOUR_MS // SECOND_MS % self.window_seconds:
-            raise ValueError(f"a window of {self.window_seconds} s does not divide an hour")
+        seconds = self.watch.window_seconds
+        if not 1 <= seconds <= HOUR_MS // SECOND_MS or HOUR_MS // SECOND_MS % seconds:
+            raise ValueError(f"a window of {seconds} s does not divide an hour")
         if self.top < 1 or self.floor < 0 or self.warm_ms < 0 or self.accept_ms < self.window_ms:
             raise ValueError("top must be at least 1, floor and warm_ms not negative, accept_ms at least a window")
         utc_offset_ms(self.zone, 0)
 
     @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What is watched."""
+        return self.watch.measures
+
+    @property
+    def window_seconds(self) -> int:
+        """Length of a window."""
+        return self.watch.window_seconds
+
+    @property
     def window_ms(self) -> int:
         """Length of a window in ms."""
-        return self.window_seconds * SECOND_MS
+        return self.watch.window_seconds * SECOND_MS
+
+    @property
+    def fingerprint(self) -> str:
+        """What state is of: state of another watch is of no use."""
+        measures = ",".join(f"{m.name}={m.source}/{m.over}" for m in self.measures)
+        return f"{self.watch.table} {self.watch.funnel} {self.watch.unit} {self.window_seconds} {measures}"
 
     def series(self, measure: int) -> str:
         """The name of a measure's series, as rows carry it."""
-        return f"{self.table}.{self.measures[measure].name}"
+        of = f"{self.watch.funnel}." if self.watch.funnel else ""
+        return f"{self.watch.table}.{of}{self.measures[measure].name}"
 
 
 def calendar(spec: AnomalySpec, starts: Ints) -> Times:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -32,6 +32,7 @@ from schemas.declarations import DeclarationError, Declarations, load_all
 from schemas.events import OPTIONAL
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 from schemas.heat import MINUTE_MS, TOPIC_HEAT, HeatSpec
+from schemas.watches import ACTIVITY, Watch, of_funnel
 from schemas.windows import ActivitySpec
 
 
@@ -85,7 +86,7 @@ def step_config(
         admission=lambda: Admission(bounds, settings.dedupe_horizon_ms, dedupe=settings.dedupe),
         shard_kernels=_shard_kernels(settings),
         merge_kernels=_merge_kernels(settings, history),
-        ledger_to=("activity",) if _watched(settings) else (),
+        ledger_to=tuple(_watches(settings, declarations(settings))),
         metrics=metrics or EngineMetrics(),
     )
 
@@ -113,27 +114,42 @@ def _activity_spec(settings: Settings, declared: Declarations) -> ActivitySpec:
     )
 
 
-def _watched(settings: Settings) -> AnomalySpec | None:
-    """What is watched for anomalies: the shortest windows of `active_users` of a minute or more."""
+def _watches(settings: Settings, declared: Declarations) -> Mapping[str, list[AnomalySpec]]:
+    """What is watched for anomalies, by the family whose final rows are judged."""
+    if "anomalies" not in settings.families:
+        return {}
+    activity, *others = declared.watches
+    # Of activity, the shortest windows of a minute or more.
     lengths = [seconds for seconds in settings.windows_s if seconds >= 60 and 3600 % seconds == 0]
-    if not {"activity", "anomalies"} <= set(settings.families) or not lengths:
-        return None
+    watched = {
+        "activity": [replace(activity, window_seconds=lengths[0])] if lengths else [],
+        "sessions": others,
+        "funnel": [of_funnel(funnel) for funnel in declared.funnels],
+    }
+    return {
+        family: [_anomaly_spec(settings, watch) for watch in watches]
+        for family, watches in watched.items()
+        if family in settings.families and watches
+    }
+
+
+def _anomaly_spec(settings: Settings, watch: Watch) -> AnomalySpec:
     return AnomalySpec(
-        window_seconds=lengths[0],
+        watch,
         zone=settings.platform_zone,
         holidays=frozenset(date.fromisoformat(day) for day in settings.anomaly_holidays),
-        top=settings.anomaly_top,
+        top=min(settings.anomaly_top, watch.top) if watch.top < ACTIVITY.top else settings.anomaly_top,
         floor=float(settings.anomaly_floor),
+        warm_ms=watch.warm_ms,
     )
 
 
-def _activity_merge(settings: Settings, declared: Declarations, history: History | None) -> MergeKernel:
-    watched = _watched(settings)
-    inner = ActivityMerge(_activity_spec(settings, declared))
-    watch = AnomalyWatch(watched) if watched else None
-    if watch is not None:
+def _watched(inner: Callable[[], MergeKernel], specs: Sequence[AnomalySpec], history: History | None) -> MergeKernel:
+    """The kernel with its watches; without one it keeps its state in the same format."""
+    watches = [AnomalyWatch(spec) for spec in specs]
+    for watch in watches:
         watch.series.baseline.prepare()
-    return WatchedMerge(inner, watch, history)
+    return WatchedMerge(inner(), watches, history)
 
 
 def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:
@@ -199,17 +215,23 @@ def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
 
 def _merge_kernels(settings: Settings, history: History | None) -> Mapping[str, Callable[[], MergeKernel]]:
     declared = declarations(settings)
+    specs = _watches(settings, declared)
+
+    def watched(family: str, inner: Callable[[], MergeKernel]) -> Callable[[], MergeKernel]:
+        return partial(_watched, inner, specs.get(family, ()), history)
+
     makers: dict[str, Callable[[], MergeKernel]] = {LedgerMerge.name: LedgerMerge}
     if "activity" in settings.families:
-        makers["activity"] = partial(_activity_merge, settings, declared, history)
+        makers["activity"] = watched("activity", partial(ActivityMerge, _activity_spec(settings, declared)))
     if "heat" in settings.families:
         for heat in _heats(settings, declared):
             makers[heat.name] = partial(HeatMerge, heat)
     if "funnel" in settings.families:
-        makers["funnel"] = lambda: FunnelMerge(
-            _funnels(settings, declared), dimension_cap=settings.dimension_cap, retain_ms=settings.retain_ms
-        )
+        funnels, cap = _funnels(settings, declared), settings.dimension_cap
+        inner = partial(FunnelMerge, funnels, dimension_cap=cap, retain_ms=settings.retain_ms)
+        makers["funnel"] = watched("funnel", inner)
     if "sessions" in settings.families:
         for kernel in (RoomMerge, SourceMerge, ProductMerge):
             makers[kernel.name] = partial(kernel, retain_ms=settings.retain_ms)
+        makers["sessions"] = watched("sessions", makers["sessions"])
     return makers

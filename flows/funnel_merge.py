@@ -144,6 +144,11 @@ class FunnelMerge:
         self._expire(progress.watermark)
         return {} if rows is None else {NAME: rows}
 
+    def closed(self, name: str, since: int, watermark: int) -> pl.DataFrame:
+        """Rows of a funnel's mature buckets from `since` on, as long as they are kept."""
+        mine = (self._names["funnel"] == name) & (self._names["bucket_start"] >= since)
+        return self._rows(np.flatnonzero(mine.to_numpy() & (self._mature_at <= watermark)))
+
     def _rows(self, numbers: Int64s) -> pl.DataFrame:
         names, sums = self._names[numbers], self._sums[numbers]
         reached = sums[:, 0]

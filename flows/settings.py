@@ -162,7 +162,7 @@ class Settings(BaseModel):
 
     # Families
     families: Names = FAMILIES
-    """Which families run: activity, heat, funnel, sessions, anomalies (of activity)."""
+    """Which families run: activity, heat, funnel, sessions, anomalies (of activity, sessions and funnels)."""
     dimensions: Names = DIMENSIONS
     """Dimensions of active_users and active_hours, beside `all`."""
     dimension_cap: int = Field(10_000, ge=1, le=1_000_000)
@@ -186,7 +186,7 @@ class Settings(BaseModel):
     anomaly_holidays: Names = ()
     """Dates (of platform_zone) that have a shape of their own, such as 2026-02-17."""
     declare: Paths = ()
-    """TOML files with own funnels, heat weights, dimensions (see examples/)."""
+    """TOML files with own funnels, heat weights, dimensions, watched series (see examples/)."""
 
     # Bad input
     dead_letters_topic: str = Field("livepulse.dead_letters", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)

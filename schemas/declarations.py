@@ -1,4 +1,4 @@
-"""A user's own declarations, read from TOML: funnels, heats, a list of dimensions (see examples/).
+"""A user's own declarations, read from TOML: funnels, heats, dimensions, watched series (see examples/).
 
 Every error names the file, the field, its value and what would do.
 """
@@ -16,9 +16,11 @@ import polars as pl
 from schemas.events import OPTIONAL
 from schemas.funnels import DAY_MS, HOUR_MS, MINUTE_MS, VIDEO_TO_LIVE, Exclusion, Funnel, Match, Step
 from schemas.heat import TOPIC_HEAT, HeatSpec
+from schemas.watches import WATCHES, Measure, Watch
 
 _UNITS_MS: Final = {"minutes": MINUTE_MS, "hours": HOUR_MS, "days": DAY_MS}
-_TOP: Final = ("dimensions", "funnel", "heat")
+_TOP: Final = ("dimensions", "funnel", "heat", "watch")
+_WATCH: Final = ("view", "name", "column", "over", "counted")
 _FUNNEL: Final = ("name", "hold", "hold_from", "units", "step", "exclusion")
 _DURATIONS: Final = ("enter_within", "finish_within", "remember")
 _STEP: Final = ("name", "events", "optional", "amount")
@@ -39,6 +41,7 @@ class Declarations:
     funnels: tuple[Funnel, ...] = (VIDEO_TO_LIVE,)
     heats: tuple[HeatSpec, ...] = (TOPIC_HEAT,)
     dimensions: tuple[str, ...] | None = None
+    watches: tuple[Watch, ...] = WATCHES
 
 
 def load(path: Path | str) -> Declarations:
@@ -87,7 +90,27 @@ def _add(declared: Declarations, document: Mapping[str, Any]) -> Declarations:
         own.add(heat.name)
         heats[heat.name] = heat
     dimensions = _dimensions(document["dimensions"]) if "dimensions" in document else declared.dimensions
-    return Declarations(tuple(funnels.values()), tuple(heats.values()), dimensions)
+    watches = declared.watches
+    for index, table in enumerate(_tables("watch", document)):
+        watches = _watched(f"watch[{index}]", table, watches)
+    return Declarations(tuple(funnels.values()), tuple(heats.values()), dimensions, watches)
+
+
+def _watched(where: str, table: Mapping[str, Any], watches: tuple[Watch, ...]) -> tuple[Watch, ...]:
+    """The watches with one more measure of one of them."""
+    _known(where, table, _WATCH)
+    view, name = _text(f"{where}.view", table.get("view")), _text(f"{where}.name", table.get("name"))
+    views = [watch.table for watch in watches]
+    if view not in views:
+        raise DeclarationError(f"{where}.view {view!r}: one of {', '.join(views)} (funnels are watched as declared)")
+    column, over = (_text(f"{where}.{key}", table.get(key, name)) for key in ("column", "over"))
+    is_rate = "over" in table
+    counted = _flag(f"{where}.counted", table.get("counted", not is_rate and not column.endswith(("_minor", "_ms"))))
+    try:
+        measure = Measure(name, counted=counted, column=column, over=over if is_rate else "")
+        return tuple(watch.with_measures((measure,)) if watch.table == view else watch for watch in watches)
+    except ValueError as error:
+        raise DeclarationError(f"{where}: {error}") from error
 
 
 def _dimensions(value: object) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ import pytest
 from flows.anomalies import AnomalyWatch
 from flows.anomaly_history import read_history
 from flows.anomaly_spec import AnomalySpec
+from flows.simulate import Options, simulate_to_files
+from schemas.funnels import VIDEO_TO_LIVE
+from schemas.watches import ROOMS, of_funnel
 from sinks import embedded
 from sinks.clickhouse import Store
 
@@ -65,6 +68,30 @@ def test_a_planted_fall_is_in_the_view_once_with_its_reason(tmp_path: Path, stor
     assert any("CN-31" in row["explanation"] + row["value"] for row in found)
     assert all(row["resolved_at"] for row in found)
     learns_from_the_store(store_dir)
+
+
+def test_history_of_rooms_and_funnels_is_read_as_it_was_watched(tmp_path: Path, store_dir: Path) -> None:
+    """What a watch learns from the store is what it learnt from the rows as they closed."""
+    options = Options(seed=5, rate=0.4, duration_s=28 * 3600, users=1_500, rooms=6, partitions=1, bad_share=0.0)
+    simulate_to_files(tmp_path, options)
+    command = [sys.executable, "-m", "flows.cli", "backfill", str(tmp_path / "events-000.ndjson")]
+    done = subprocess.run(
+        [*command, "--store", str(store_dir)], capture_output=True, text=True, cwd=ROOT, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    up = embedded.start(store_dir)
+    try:
+        for watch in (ROOMS, of_funnel(VIDEO_TO_LIVE)):
+            spec = AnomalySpec(watch, top=watch.top, floor=0.2)
+            learnt = AnomalyWatch(spec)
+            for rows in read_history(lambda: Store.connect(up.url, user=up.user, password=up.token), spec):
+                learnt.warm_start(rows)
+            assert ("all", "") in learnt.series.places
+            assert len(learnt.series.keys) > 3
+            hours = learnt.series.baseline.facts[0, 1] * spec.window_ms / 3_600_000
+            assert hours == pytest.approx(28 if watch == ROOMS else 3, abs=1.1)
+    finally:
+        up.stop()
 
 
 def learns_from_the_store(store_dir: Path) -> None:

@@ -15,15 +15,17 @@ from flows.anomalies import GAP_MS, AnomalyWatch
 from flows.anomaly_book import ROWS
 from flows.anomaly_merge import ANOMALIES, WatchedMerge
 from flows.anomaly_route import Health
-from flows.anomaly_spec import AnomalySpec, Measure, calendar
+from flows.anomaly_spec import AnomalySpec, calendar
 from flows.kernel import Progress
 from schemas.rows import frame_to_arrow
 from schemas.tables import table_of
+from schemas.watches import Measure, Watch
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 MONDAY = 1_767_571_200_000  # 2026-01-05 00:00 UTC
 DAYS = 9
-SPEC = AnomalySpec(zone="UTC", measures=(Measure("events"),), top=20)
+EVENTS = Watch("active_users", (Measure("events"),), mixed=True)
+SPEC = AnomalySpec(EVENTS, zone="UTC", top=20)
 REGIONS = {"north": 0.5, "south": 0.3, "west": 0.2}
 Change = Callable[[np.ndarray, str], np.ndarray]
 
@@ -176,7 +178,7 @@ def test_a_stream_that_was_off_for_long_was_not_empty() -> None:
 
 
 def test_series_are_the_greatest_and_bounded() -> None:
-    spec = AnomalySpec(zone="UTC", measures=(Measure("events"),), top=3, floor=10)
+    spec = AnomalySpec(EVENTS, zone="UTC", top=3, floor=10)
     watch = AnomalyWatch(spec)
     values = {"a": 100, "b": 50, "c": 30, "d": 5}
     minutes = np.arange(120)
@@ -219,7 +221,7 @@ def test_rows_fit_the_table() -> None:
 
 
 def _merge(watch: AnomalyWatch | None) -> WatchedMerge:
-    return WatchedMerge(ActivityMerge(ActivitySpec(windows=(60,), hours=False)), watch)
+    return WatchedMerge(ActivityMerge(ActivitySpec(windows=(60,), hours=False)), [watch] if watch else [])
 
 
 def test_the_watch_rides_on_the_merge_and_can_be_switched_off_and_on() -> None:
@@ -243,7 +245,7 @@ def test_the_watch_rides_on_the_merge_and_can_be_switched_off_and_on() -> None:
     assert "resolved" in set(again.emit(rest)[ANOMALIES]["state"])
     assert ANOMALIES not in without.emit(rest)
     learnt = AnomalyWatch(SPEC)
-    WatchedMerge(ActivityMerge(ActivitySpec(windows=(60,), hours=False)), learnt, lambda _: [_calm()]).restore(
+    WatchedMerge(ActivityMerge(ActivitySpec(windows=(60,), hours=False)), [learnt], lambda _: [_calm()]).restore(
         without.snapshot(), []
     )
     assert learnt.series.baseline.facts[0, 1] == DAYS * 1440

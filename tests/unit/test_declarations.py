@@ -9,6 +9,7 @@ import pytest
 from schemas.declarations import DeclarationError, Declarations, load, load_all
 from schemas.funnels import DAY_MS, HOUR_MS, MINUTE_MS, VIDEO_TO_LIVE
 from schemas.heat import TOPIC_HEAT
+from schemas.watches import ACTIVITY, ROOMS, Measure
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "declarations.toml"
 
@@ -117,3 +118,29 @@ def test_an_error_names_file_field_value_and_what_would_do(tmp_path: Path, text:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match=r"none\.toml: cannot be read"):
         load(tmp_path / "none.toml")
+
+
+def test_further_measures_are_watched() -> None:
+    activity, rooms = load(EXAMPLE).watches
+    assert activity == ACTIVITY
+    assert rooms == ROOMS.with_measures(
+        (
+            Measure("gift_amount_minor", counted=False, column="gift_amount_minor"),
+            Measure("gifter_share", counted=False, column="gifters", over="entered_users"),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('view = "funnel"\nname = "x"', "one of active_users, live_session_minutes"),
+        ('view = "active_users"\nname = "nobody"', r"watch\[0\]: active_users has no columns \['nobody'\]"),
+        ('view = "active_users"\nname = "users"', "named twice"),
+        ('view = "active_users"\nname = "x"\nmeasure = "users"', "no field 'measure'"),
+        ('view = "active_users"', r"watch\[0\].name None: a text"),
+    ],
+)
+def test_a_watch_that_cannot_be_says_what_would_do(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(DeclarationError, match=told):
+        _load(tmp_path, f"[[watch]]\n{text}\n")
