@@ -72,25 +72,33 @@ def _span(settings: Settings, rule: Rule, rows: pl.DataFrame) -> tuple[int, int]
 
 def judge(rule: Rule, first: int, values: Sequence[float | None], truth: Sequence[Incident] | None) -> dict[str, Any]:
     """Fires, fires a day, time spent firing; with a truth recall, precision and the median delay in windows."""
-    states = evaluate(rule, values)
+    states = evaluate(rule.evaluation, values)
     begun = [first + i * rule.window_seconds for i in fires(states)]
-    days = len(values) * rule.window_seconds / _DAY_S
+    return summary(rule.name, first, rule.window_seconds, begun, [state == FIRING for state in states], truth)
+
+
+def summary(
+    name: str, first: int, size: int, begun: Sequence[int], firing: Sequence[bool], truth: Sequence[Incident] | None
+) -> dict[str, Any]:
+    """What is told of a rule: `begun` at these times (epoch s), `firing` in each window of `size` s from `first`."""
+    days = len(firing) * size / _DAY_S
     told: dict[str, Any] = {
-        "rule": rule.name,
-        "windows": len(values),
+        "rule": name,
+        "from": datetime.fromtimestamp(first, UTC).isoformat(),
+        "windows": len(firing),
+        "window_seconds": size,
         "days": round(days, 2),
         "fires": len(begun),
         "fires_per_day": round(len(begun) / days, 3) if days else 0.0,
-        "share_firing": round(states.count(FIRING) / max(len(states), 1), 5),
+        "share_firing": round(sum(firing) / max(len(firing), 1), 5),
         "fired_at": [datetime.fromtimestamp(at, UTC).isoformat() for at in begun[:20]],
     }
     if truth is not None:
-        told |= _against(rule, begun, truth)
+        told |= _against(size, begun, truth)
     return told
 
 
-def _against(rule: Rule, begun: Sequence[int], truth: Sequence[Incident]) -> dict[str, Any]:
-    size = rule.window_seconds
+def _against(size: int, begun: Sequence[int], truth: Sequence[Incident]) -> dict[str, Any]:
     hits = [[at for at in begun if incident.start - size < at < incident.end] for incident in truth]
     right = {at for found in hits for at in found}
     delays = sorted(

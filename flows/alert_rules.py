@@ -7,6 +7,7 @@ pure: the same state machine serves the tests inside a rules file and a backtest
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,6 +28,25 @@ class RuleTest:
 
     values: tuple[float | None, ...]
     fires_at: tuple[int, ...]
+
+
+NOBODY: Final = math.inf
+"""In place of a figure: there are rows, but none of this alert's; it is normal whatever the limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """When figures make an alert; see `Rule`."""
+
+    below: float | None = None
+    above: float | None = None
+    for_windows: int = 1
+    keep_windows: int = 0
+    no_data: str = "ok"
+
+    def breach(self, value: float) -> bool:
+        """C: the figure is out of bounds."""
+        return (self.below is not None and value < self.below) or (self.above is not None and value > self.above)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +118,13 @@ class Rule:
             "GROUP BY at ORDER BY at"
         )
 
-    def breach(self, value: float) -> bool:
-        """C: the figure is out of bounds."""
-        return (self.below is not None and value < self.below) or (self.above is not None and value > self.above)
+    @property
+    def evaluation(self) -> Evaluation:
+        """B and C."""
+        return Evaluation(self.below, self.above, self.for_windows, self.keep_windows, self.no_data)
 
 
-def evaluate(rule: Rule, values: Sequence[float | None]) -> list[str]:
+def evaluate(rule: Evaluation, values: Sequence[float | None]) -> list[str]:
     """The rule's state after each window; None: a window without a row."""
     states, breaches, since = [], 0, rule.keep_windows + 1
     state = NORMAL
@@ -111,7 +132,7 @@ def evaluate(rule: Rule, values: Sequence[float | None]) -> list[str]:
         if value is None and rule.no_data == "keep":
             states.append(state)
             continue
-        bad = rule.no_data == "alert" if value is None else rule.breach(value)
+        bad = rule.no_data == "alert" if value is None else value is not NOBODY and rule.breach(value)
         breaches = breaches + 1 if bad else 0
         since = 0 if bad else since + 1
         if breaches >= rule.for_windows or (state == FIRING and (bad or since <= rule.keep_windows)):
@@ -133,7 +154,7 @@ def failed_tests(rule: Rule) -> list[str]:
     """What the rule's own examples say against it."""
     found = []
     for number, test in enumerate(rule.tests, start=1):
-        got = fires(evaluate(rule, test.values))
+        got = fires(evaluate(rule.evaluation, test.values))
         if got != list(test.fires_at):
             found.append(f"{rule.name}, test {number}: fires at {got}, not at {list(test.fires_at)}")
     return found

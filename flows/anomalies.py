@@ -9,15 +9,22 @@ which replay to the same state.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from flows.anomaly_baseline import (
+from flows.anomaly_baseline import Found
+from flows.anomaly_book import OPEN, ROWS, Anomaly, Book, sentence, severity
+from flows.anomaly_early import EarlyAlarms
+from flows.anomaly_mix import MixWatch
+from flows.anomaly_route import Evidence, Health
+from flows.anomaly_series import RATE_UNITS, WHOLE, WatchedSeries, final_rows
+from flows.anomaly_spec import AnomalySpec, calendar
+from flows.anomaly_step import (
     ACCEPTED,
     BECAME_SHIFT,
     NOTHING,
@@ -28,14 +35,8 @@ from flows.anomaly_baseline import (
     SPIKE,
     ZERO,
     Floats,
-    Found,
     Ints,
 )
-from flows.anomaly_book import OPEN, ROWS, Anomaly, Book, sentence, severity
-from flows.anomaly_mix import MixWatch
-from flows.anomaly_route import Health
-from flows.anomaly_series import RATE_UNITS, WHOLE, WatchedSeries, final_rows
-from flows.anomaly_spec import AnomalySpec, calendar
 from flows.anomaly_why import ALIKE, Figures, why
 from schemas.events import ALL
 from schemas.windows import HOUR_MS
@@ -53,7 +54,8 @@ class _Blob(msgspec.Struct, array_like=True):
 
     format: int
     state: dict[str, Any] | None
-    inputs: list[tuple[bytes, int, dict[str, Any]]]  # rows (Arrow IPC), end of the closed windows, Health
+    inputs: list[tuple[bytes, int, list[Any]]]  # rows (Arrow IPC), end of the closed windows, Evidence
+    early: list[dict[str, Any]] | None = None  # provisional alarms that stand, where they changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,11 @@ class AnomalyWatch:
         self._nothing = pl.DataFrame(schema=kept | dict.fromkeys(self.spec.watch.columns, pl.Float64))
         self.series = WatchedSeries(self.spec)
         self.book = Book()
+        self._early = EarlyAlarms(self.spec)
         self._mixes: dict[str, MixWatch] = {}
         self._next: int | None = None  # start of the first window that was not judged
         self._recent = np.zeros((2, 0, 0))  # actual and expected of the last windows, (2, windows, series)
-        self._inputs: list[tuple[pl.DataFrame, int, Health]] = []
+        self._inputs: list[tuple[pl.DataFrame, int, Evidence]] = []
         self._logged = 0
         self._full = True  # nothing was told yet
 
@@ -89,13 +92,15 @@ class AnomalyWatch:
         """Start of the first window that was not judged, epoch ms."""
         return -_FOREVER if self._next is None else self._next
 
-    def observe(self, rows: pl.DataFrame | None, watermark: int, health: Health | None = None) -> pl.DataFrame:
+    def observe(
+        self, rows: pl.DataFrame | None, watermark: int, health: Health | Evidence | None = None
+    ) -> pl.DataFrame:
         """Judge the windows that `watermark` (epoch ms) has closed; `rows` are final rows of the watched view.
 
         Returns rows of `anomalies` that are new or changed.
         """
         rows = self._nothing if rows is None or not rows.height else final_rows(self.spec.watch, rows)
-        health = health or Health()
+        evidence = health if isinstance(health, Evidence) else Evidence(health or Health())
         end = self._end(rows, watermark)
         if end <= (self._next if self._next is not None else -_FOREVER) or (self._next is None and not rows.height):
             return pl.DataFrame(schema=ROWS)
@@ -103,9 +108,17 @@ class AnomalyWatch:
         if self._logged > _LOGGED_MAX:
             self._inputs, self._full = [], True
         if not self._full:
-            self._inputs.append((rows, end, health))
-        self._take(rows, end, health)
+            self._inputs.append((rows, end, evidence))
+        self._take(rows, end, evidence)
+        self._early.settle(end, self.book)
         return self.book.take()
+
+    def foresee(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Provisional alarms on early rows of the watched view: of windows that are spikes whatever may come yet."""
+        rows = final_rows(self.spec.watch, rows).filter(pl.col("window_start") >= self.next)
+        if self._next is None or not self.series.keys or not rows.height:
+            return pl.DataFrame(schema=ROWS)
+        return self._early.look(rows, self.series)
 
     def warm_start(self, rows: pl.DataFrame) -> None:
         """Learn from history (final rows) without telling what was unusual in it. Before any `observe`.
@@ -128,7 +141,7 @@ class AnomalyWatch:
         last = rows["window_start"].max()
         return int(last) + size if isinstance(last, int) else -_FOREVER
 
-    def _take(self, rows: pl.DataFrame, end: int, health: Health) -> None:
+    def _take(self, rows: pl.DataFrame, end: int, evidence: Evidence) -> None:
         size = self.spec.window_ms
         if self._next is None:
             self._next = int(rows["window_start"].min())  # type: ignore[arg-type]
@@ -146,29 +159,36 @@ class AnomalyWatch:
                     self._next = quiet_end
                     continue
             stop = min((hour + 1) * HOUR_MS, end)
-            self._take_hour(hours.get(hour, empty), np.arange(self._next, stop, size, dtype=np.int64), health)
+            self._take_hour(hours.get(hour, empty), np.arange(self._next, stop, size, dtype=np.int64), evidence)
             self._next = stop
 
-    def _take_hour(self, rows: pl.DataFrame, starts: Ints, health: Health) -> None:
+    def _take_hour(self, rows: pl.DataFrame, starts: Ints, evidence: Evidence) -> None:
         self.series.offer(rows)
         if self.series.keys:
             actual = self.series.dense(rows, starts)
-            found = self.series.baseline.step(actual, calendar(self.spec, starts), self.series.counted())
+            found = self.series.baseline.step(
+                actual,
+                calendar(self.spec, starts),
+                self.series.counted(),
+                self.series.per(),
+                self.series.whole(),
+                self.spec.floor,
+            )
             chunk = _Chunk(starts, actual, found)
-            self._tell(chunk, health)
+            self._tell(chunk, evidence)
             self._remember(chunk)
         if (int(starts[-1]) + self.spec.window_ms) % HOUR_MS == 0 and self.series.admit(HOUR_MS // self.spec.window_ms):
             self._recent = np.zeros((2, 0, 0))  # of other values
 
-    def _tell(self, chunk: _Chunk, health: Health) -> None:
+    def _tell(self, chunk: _Chunk, evidence: Evidence) -> None:
         mixes = self._mix_events(chunk)
         for w in sorted({*np.flatnonzero((chunk.found.event != NOTHING).any(axis=1)).tolist(), *mixes}):
             for row in np.flatnonzero(chunk.found.event[w]).tolist():
-                self._tell_event(chunk, w, row, health)
+                self._tell_event(chunk, w, row, evidence)
             for dim, event, distance, score in mixes.get(w, ()):
-                self._tell_mix(chunk, w, dim, (event, distance, score), health)
+                self._tell_mix(chunk, w, dim, (event, distance, score), evidence)
 
-    def _tell_event(self, chunk: _Chunk, w: int, row: int, health: Health) -> None:
+    def _tell_event(self, chunk: _Chunk, w: int, row: int, evidence: Evidence) -> None:
         place, measure = divmod(row, len(self.spec.measures))
         dim, value = self.series.keys[place]
         key = (self.spec.series(measure), dim, value)
@@ -178,7 +198,7 @@ class AnomalyWatch:
         elif event in (RESOLVED, ACCEPTED):
             self.book.close(key, end, accepted=event == ACCEPTED)
         elif event == OPENED:
-            self.book.open(self._anomaly(chunk, w, row), health)
+            self.book.open(self._anomaly(chunk, w, row), evidence.at(int(chunk.starts[w]), end))
 
     def _anomaly(self, chunk: _Chunk, w: int, row: int) -> Anomaly:
         place, measure = divmod(row, len(self.spec.measures))
@@ -241,7 +261,7 @@ class AnomalyWatch:
                     events.setdefault(w, []).append((dim, event, distance, score))
         return events
 
-    def _tell_mix(self, chunk: _Chunk, w: int, dim: str, told: tuple[int, float, float], health: Health) -> None:
+    def _tell_mix(self, chunk: _Chunk, w: int, dim: str, told: tuple[int, float, float], evidence: Evidence) -> None:
         event, distance, score = told
         series = f"{self.spec.series(0)}.share"
         start, size = int(chunk.starts[w]), self.spec.window_ms
@@ -262,7 +282,7 @@ class AnomalyWatch:
             start, series, dim, "", distance, 0.0, 0.0, 0.1, max(score, 0.5), "mix", severity("mix", dim, 0, 0), OPEN,
             text, self.spec.window_seconds, "mix", "", start + size,
         )  # fmt: skip
-        self.book.open(anomaly, health)
+        self.book.open(anomaly, evidence.at(start, start + size))
 
     # ---- recovery
 
@@ -277,17 +297,18 @@ class AnomalyWatch:
             "book": self.book.plain(),
             "mixes": {dim: mix.plain() for dim, mix in self._mixes.items()},
         }
-        return msgspec.msgpack.encode(_Blob(_FORMAT, state, []))
+        return msgspec.msgpack.encode(_Blob(_FORMAT, state, [], self._early.plain()))
 
     def delta(self) -> bytes:
         """See `flows.kernel.Persistent`."""
         if self._full:
             return self.snapshot()
-        if not self._inputs:
+        if not self._inputs and not self._early.is_unsaved:
             return b""
-        inputs = [(_ipc(rows), end, asdict(health)) for rows, end, health in self._inputs]
+        inputs = [(_ipc(rows), end, evidence.plain()) for rows, end, evidence in self._inputs]
         self._inputs = []
-        return msgspec.msgpack.encode(_Blob(_FORMAT, None, inputs))
+        early = self._early.plain() if self._early.is_unsaved else None
+        return msgspec.msgpack.encode(_Blob(_FORMAT, None, inputs, early))
 
     def fits(self, snapshot: bytes) -> bool:
         """Whether it is of this watch: state of other measures or windows is of no use."""
@@ -314,9 +335,10 @@ class AnomalyWatch:
             self.series.become(blob.state["series"])
             self.book.become(blob.state["book"])
             self._mixes = {dim: MixWatch.of(plain) for dim, plain in blob.state["mixes"].items()}
-        for rows, end, health in blob.inputs:
-            fields: Mapping[str, Any] = {**health, "silent": tuple(health["silent"])}
-            self._take(pl.read_ipc(io.BytesIO(rows)), end, Health(**fields))
+        for rows, end, evidence in blob.inputs:
+            self._take(pl.read_ipc(io.BytesIO(rows)), end, Evidence.of(evidence))
+        if blob.early is not None:
+            self._early.become(blob.early)
 
 
 def _ipc(frame: pl.DataFrame) -> bytes:

@@ -27,7 +27,7 @@ ROWS: Final[dict[str, pl.DataType]] = {
     "actual": pl.Float64(), "expected": pl.Float64(), "low": pl.Float64(), "high": pl.Float64(),
     "score": pl.Float64(), "kind": pl.String(), "severity": pl.String(), "state": pl.String(),
     "explanation": pl.String(), "window_seconds": pl.Int64(), "direction": pl.String(), "route": pl.String(),
-    "detected_at": pl.Int64(), "resolved_at": pl.Int64(),
+    "detected_at": pl.Int64(), "resolved_at": pl.Int64(), "is_provisional": pl.Int64(),
 }  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class Anomaly:
     route: str
     detected_at: int
     resolved_at: int | None = None
+    is_provisional: int = 0
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -119,6 +120,16 @@ class Book:
         if accepted:
             anomaly.explanation += " It lasted: taken for the new level."
         self._changed.append(anomaly)
+
+    def opened(self, like: Anomaly) -> bool:
+        """Whether one of this key and window was told since the last `take`, or stands."""
+        standing = self.standing.get(like.key)
+        known = [*self._changed, *([standing] if standing else [])]
+        return any((a.key, a.window_start) == (like.key, like.window_start) for a in known)
+
+    def tell(self, changed: Anomaly) -> None:
+        """Give out this row."""
+        self._changed.append(changed)
 
     def take(self) -> pl.DataFrame:
         """Rows that changed since the last call, each key once, as it stands now."""

@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from flows.anomalies import AnomalyWatch
-from flows.anomaly_route import HealthTracker
+from flows.anomaly_route import Evidence, Health, HealthTracker
 from flows.anomaly_spec import AnomalySpec
 from flows.kernel import MergeKernel, Progress
 from schemas.watches import Watch
@@ -37,12 +37,17 @@ class WatchedMerge:
     """See the module. Implements `flows.kernel.MergeKernel` under the inner kernel's name."""
 
     def __init__(
-        self, inner: MergeKernel, watches: Sequence[AnomalyWatch] = (), history: History | None = None
+        self,
+        inner: MergeKernel,
+        watches: Sequence[AnomalyWatch] = (),
+        history: History | None = None,
+        log_ahead_ms: int | None = None,
     ) -> None:
+        """`log_ahead_ms`: of bounded input, how far beyond the watermark it was read: faults are told by its time."""
         self.name = inner.name
-        self._inner, self._history = inner, history
+        self._inner, self._history, self._ahead = inner, history, log_ahead_ms
         self._watches = {_name(watch.spec.watch): watch for watch in watches}
-        self._tracker, self._heard = HealthTracker(), False
+        self._tracker, self._heard = HealthTracker(by_log=log_ahead_ms is not None), False
 
     def fold(self, increments: list[pl.DataFrame]) -> None:
         """See `flows.kernel.MergeKernel`. Frames of the ledger are told by their column `consumed`."""
@@ -62,14 +67,23 @@ class WatchedMerge:
         tables = self._inner.emit(progress)
         if not self._watches:
             return tables
-        health = self._tracker.health(progress.now - progress.watermark)
+        if self._ahead is not None:
+            self._tracker.advance(watermark + self._ahead)
         found = []
         for name, watch in self._watches.items():
             of = watch.spec.watch
             final = ripe[name] if of.funnel else _final(tables.get(of.table))
-            found.append(watch.observe(final, watermark - of.closes_after_ms, health))
+            found.append(watch.observe(final, watermark - of.closes_after_ms, self._evidence(watch, progress)))
+            if progress.early and not of.funnel and of.table in tables:
+                found.append(watch.foresee(tables[of.table].filter(pl.col("is_final") == 0)))
         told = pl.concat(found)
         return {**tables, ANOMALIES: told} if told.height else tables
+
+    def _evidence(self, watch: AnomalyWatch, progress: Progress) -> Evidence:
+        """Of a window that closes at once, how things stand now; of one that was long ago, how they stood then."""
+        if self._ahead is None and not watch.spec.watch.closes_after_ms:
+            return Evidence(self._tracker.health(progress.now - progress.watermark))
+        return Evidence(Health(), dict(self._tracker.faults))
 
     def _ripe(self, watch: AnomalyWatch, watermark: int) -> pl.DataFrame | None:
         """Rows of a funnel that can no longer change; the kernel forgets them when it gives out rows."""

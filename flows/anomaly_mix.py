@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from flows.anomaly_baseline import ACCEPTED, NOTHING, OPENED, RESOLVED, Floats
+from flows.anomaly_step import ACCEPTED, NOTHING, OPENED, RESOLVED, Floats
 
 LEAST_DISTANCE: Final = 0.1
 _FAR, _NEAR = 6.0, 3.0

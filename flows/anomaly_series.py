@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from flows.anomaly_baseline import Baseline, Floats, Ints
+from flows.anomaly_baseline import Baseline
 from flows.anomaly_spec import AnomalySpec
+from flows.anomaly_step import Floats, Ints
 from schemas.events import ALL, OTHER
 from schemas.watches import Watch
 
@@ -96,6 +97,17 @@ class WatchedSeries:
             share = found[measure.source].to_numpy()[enough] / over[enough]
             dense[at[enough], place[enough], i] = share * RATE_UNITS
         return dense.reshape(len(starts), -1)
+
+    def whole(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Per row of the baseline: is it of the whole."""
+        return np.repeat(np.array([key == WHOLE for key in self.keys], np.bool_), len(self.spec.measures))
+
+    def per(self) -> Ints:
+        """Per row of the baseline: the row of the count that it is a sum over, or −1."""
+        names = [m.name for m in self.spec.measures]
+        steps = np.array([names.index(m.per) - i if m.per else 0 for i, m in enumerate(self.spec.measures)], np.int64)
+        of_all = np.tile(steps, len(self.keys))
+        return np.where(of_all != 0, np.arange(len(of_all)) + of_all, -1)
 
     def offer(self, rows: pl.DataFrame) -> None:
         """Hear of the volume of values that are not watched; the whole is watched at once."""

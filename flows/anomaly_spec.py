@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from flows.anomaly_baseline import HOURS, Ints, Times
+from flows.anomaly_baseline import Times
+from flows.anomaly_step import HOURS, Ints
 from schemas.watches import ACTIVITY, Measure, Watch
 from schemas.windows import DAY_MS, HOUR_MS, SECOND_MS, utc_offset_ms
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from flows.anomaly_baseline import Floats
 from flows.anomaly_explain import (
     Factor,
     Part,
@@ -22,6 +21,7 @@ from flows.anomaly_explain import (
     told_parts,
 )
 from flows.anomaly_series import WHOLE, Key
+from flows.anomaly_step import Floats
 from schemas.events import ALL
 from schemas.watches import Measure
 

@@ -75,6 +75,9 @@ def simulate(
     late_share: Annotated[float, typer.Option(help="Share sent too late on purpose")] = 0.002,
     duplicate_share: Annotated[float, typer.Option(help="Share sent twice")] = 0.01,
     bad_share: Annotated[float, typer.Option(help="Share of messages that break the contract")] = 0.0005,
+    anomalies: Annotated[
+        str, typer.Option(metavar="DURATION", help="Plant an anomaly so often, from the second day on: spike, drop, …")
+    ] = "0s",
     partitions: Annotated[int, typer.Option(help="Partitions of topics that are made; number of files")] = 4,
     compression: Annotated[str, typer.Option(metavar="gz|zst", help="Compress the files")] = "",
 ) -> int:
@@ -88,6 +91,7 @@ def simulate(
       livepulse simulate --brokers kafka-1:9092 --rate 5000 --history 2h
       livepulse simulate --out ./traffic --events 1000000 --seed 7
       livepulse simulate --fast --events 500000 --truth ./truth
+      livepulse simulate --out ./traffic --for 14d --rate 5 --anomalies 6h
     """
     from flows.simulate import Options, simulate_to_files, simulate_to_kafka
     from flows.telemetry import Standing
@@ -96,6 +100,7 @@ def simulate(
         Options, seed=seed, rate=rate, events=events, duration_s=_seconds(lasting), history_s=_seconds(history) or 0.0,
         start=None if start is None else _instant(start), paced=paced, users=users, late_share=late_share,
         duplicate_share=duplicate_share, bad_share=bad_share, partitions=partitions, compression=compression,
+        plant_every_minutes=(_seconds(anomalies) or 0.0) / 60,
         topic_prefix=settings.topic_prefix, platform_zone=settings.platform_zone,
         out_of_orderness_ms=settings.out_of_orderness_ms + settings.allowed_lateness_ms,
     )  # fmt: skip

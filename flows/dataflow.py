@@ -67,7 +67,7 @@ class Router:
         self, shards: int, pack: Callable[[pl.DataFrame], Frame] = _as_it_is, ledger_to: tuple[str, ...] = ()
     ) -> None:
         self._keys = shard_keys(shards)
-        self._ledger_to = (LEDGER, *ledger_to)
+        self._ledger_to = ledger_to
         self._pack = pack
 
     def __call__(self, items: list[SourceItem]) -> Iterable[Routed]:
@@ -80,7 +80,10 @@ class Router:
         ]
         if slices:
             counts = [self._pack(ledger_frame(np.concatenate([s.ledger for s in slices])))]
-            out += [(family, _counts_to(family, counts, progress)) for family in self._ledger_to]
+            out.append((LEDGER, _counts_to(LEDGER, counts, progress)))
+            by_log = [s.by_log for s in slices if s.by_log is not None]
+            heard = [self._pack(ledger_frame(np.concatenate(by_log)))] if by_log else counts
+            out += [(family, _counts_to(family, heard, progress)) for family in self._ledger_to]
         for table, frames in (
             ("late_events", [s.late for s in slices if s.late is not None]),
             ("dead_letters", [s.dead for s in slices if s.dead is not None]),

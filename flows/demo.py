@@ -37,6 +37,10 @@ from sinks import embedded
 MOCK_HISTORY_MESSAGES: Final = 200_000
 MOCK_AHEAD: Final = 40_000  # the mock cluster drops the oldest beyond 5 MB a partition: the engine must keep up
 HISTORY_HOURS_MAX: Final = 6.0
+SPIKE_AGO: Final = 11.0
+"""Minutes before now from which the first spike is planted: its windows have closed when the table appears."""
+ANOMALY_WARM: Final = "5min"
+"""Nobody waits a day for a demo's first alarm."""
 ZONE: Final = "Asia/Shanghai"
 _LOOK_SECONDS: Final = 1.0
 _PIPE_SECONDS: Final = 5.0
@@ -66,8 +70,10 @@ class DemoOptions:
     def simulation(self, broker: Broker, prefix: str) -> Options:
         """What the simulator is to send: trends that live for minutes, so that their half-lives can be watched."""
         messages = min(self.history_messages, MOCK_HISTORY_MESSAGES if broker.kind == "mock" else self.history_messages)
+        history_s = min(HISTORY_HOURS_MAX * 3600, messages / self.rate)
         return Options(
-            seed=self.seed, rate=self.rate, history_s=min(HISTORY_HOURS_MAX * 3600, messages / self.rate),
+            seed=self.seed, rate=self.rate, history_s=history_s,
+            plant_every_minutes=30.0, plant_kinds=("spike",), plant_from_minutes=max(history_s / 60 - SPIKE_AGO, 0.0),
             topic_prefix=prefix, conversion=Conversion(), trend_peak_share=0.03, trend_interval_minutes=8.0,
             trend_half_lives_minutes=(8.0, 12.0, 20.0, 35.0), late_share=0.003, duplicate_share=0.01, bad_share=0.001,
             detail_events_max=0,
@@ -206,6 +212,8 @@ class EngineProcess:
             brokers,
             "--store",
             str(store),
+            "--anomaly-warm",
+            ANOMALY_WARM,
         ]
         if prefix:
             command += ["--topic-prefix", prefix]

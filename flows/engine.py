@@ -252,7 +252,7 @@ def _backfill_into(files: Sequence[Path], settings: Settings, connect: Callable[
     feed = FileFeed(files, intake, builder, batch_lines=settings.batch_messages, max_waiting=400_000, clock=now_ms)
     run = SourceRun(intake, feed, now_ms, lambda: False, _BACKFILL_ROUND_EVENTS, bounded=True, metrics=metrics)
     run.guard = RejectGuard(settings.reject_ratio, settings.reject_window)
-    config = step_config(settings, sources=1, generation=1, state_dir=None)
+    config = step_config(settings, sources=1, generation=1, state_dir=None, bounded=True)
     flow = build(IntakeSource(run, feed.names), RowsSink(connect, owner=True), config)
     began = time.monotonic()
     try:

@@ -32,7 +32,7 @@ from schemas.declarations import DeclarationError, Declarations, load_all
 from schemas.events import OPTIONAL
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 from schemas.heat import MINUTE_MS, TOPIC_HEAT, HeatSpec
-from schemas.watches import ACTIVITY, Watch, of_funnel
+from schemas.watches import ACTIVITY, DAY_MS, Watch, of_funnel
 from schemas.windows import ActivitySpec
 
 
@@ -71,8 +71,12 @@ def step_config(
     state_dir: Path | None,
     history: History | None = None,
     metrics: EngineMetrics | None = None,
+    bounded: bool = False,
 ) -> StepConfig:
-    """The configuration of the stateful steps. `history`: what a watch for anomalies without state learns from."""
+    """The configuration of the stateful steps. `history`: what a watch for anomalies without state learns from.
+
+    `bounded`: the input is files, read at once: when things went wrong is told by their own time.
+    """
     bounds = time_bounds(settings)
     return StepConfig(
         sources=sources,
@@ -85,7 +89,7 @@ def step_config(
         archive=settings.events_archive,
         admission=lambda: Admission(bounds, settings.dedupe_horizon_ms, dedupe=settings.dedupe),
         shard_kernels=_shard_kernels(settings),
-        merge_kernels=_merge_kernels(settings, history),
+        merge_kernels=_merge_kernels(settings, history, bounded=bounded),
         ledger_to=tuple(_watches(settings, declarations(settings))),
         metrics=metrics or EngineMetrics(),
     )
@@ -140,16 +144,18 @@ def _anomaly_spec(settings: Settings, watch: Watch) -> AnomalySpec:
         holidays=frozenset(date.fromisoformat(day) for day in settings.anomaly_holidays),
         top=min(settings.anomaly_top, watch.top) if watch.top < ACTIVITY.top else settings.anomaly_top,
         floor=float(settings.anomaly_floor),
-        warm_ms=watch.warm_ms,
+        warm_ms=watch.warm_ms * settings.anomaly_warm_ms // DAY_MS,
     )
 
 
-def _watched(inner: Callable[[], MergeKernel], specs: Sequence[AnomalySpec], history: History | None) -> MergeKernel:
+def _watched(
+    inner: Callable[[], MergeKernel], specs: Sequence[AnomalySpec], history: History | None, log_ahead_ms: int | None
+) -> MergeKernel:
     """The kernel with its watches; without one it keeps its state in the same format."""
     watches = [AnomalyWatch(spec) for spec in specs]
     for watch in watches:
         watch.series.baseline.prepare()
-    return WatchedMerge(inner(), watches, history)
+    return WatchedMerge(inner(), watches, history, log_ahead_ms)
 
 
 def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:
@@ -213,12 +219,15 @@ def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
     return make
 
 
-def _merge_kernels(settings: Settings, history: History | None) -> Mapping[str, Callable[[], MergeKernel]]:
+def _merge_kernels(
+    settings: Settings, history: History | None, *, bounded: bool
+) -> Mapping[str, Callable[[], MergeKernel]]:
     declared = declarations(settings)
     specs = _watches(settings, declared)
+    ahead = settings.out_of_orderness_ms if bounded else None
 
     def watched(family: str, inner: Callable[[], MergeKernel]) -> Callable[[], MergeKernel]:
-        return partial(_watched, inner, specs.get(family, ()), history)
+        return partial(_watched, inner, specs.get(family, ()), history, ahead)
 
     makers: dict[str, Callable[[], MergeKernel]] = {LedgerMerge.name: LedgerMerge}
     if "activity" in settings.families:

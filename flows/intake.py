@@ -156,7 +156,7 @@ class Intake:
             lane.time.max_event_time = int(part.maxima[-1])
             lane.time.last_message = now
             lane.time.caught_up = not lane.backlog and not lane.waiting
-        return part.slice()
+        return part.slice(by_log=not self._follow_clock)
 
     def position(self, name: str) -> tuple[int, int]:
         """(next offset, greatest event time) of one partition, as released."""

@@ -56,13 +56,15 @@ class Slice:
     """Consecutive messages of one partition, decoded and judged. Frames are None when empty.
 
     `frame`: valid, on-time events; `late`, `dead`: rows for `late_events` and `dead_letters`; `ledger`: a
-    `LEDGER_LINE` for each kind and minute.
+    `LEDGER_LINE` for each kind and minute. `by_log`: the same by the log's own time, of bounded input: all of it is
+    read within minutes, so that its ledger does not tell when it was sent.
     """
 
     frame: pl.DataFrame | None
     late: pl.DataFrame | None
     dead: pl.DataFrame | None
     ledger: npt.NDArray[np.int64]
+    by_log: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

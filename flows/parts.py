@@ -117,26 +117,21 @@ class Part:
             self.dead.cut(first, last),
         )
 
-    def slice(self) -> Slice:
+    def slice(self, *, by_log: bool = False) -> Slice:
         """What goes downstream."""
-        return Slice(self.events.some(), self.late.some(), self.dead.some(), self._ledger())
+        counts = self._counts(self.maxima[1:] // MINUTE_MS * MINUTE_MS) if by_log else None
+        return Slice(self.events.some(), self.late.some(), self.dead.some(), self._counts(self.minutes), counts)
 
-    def _ledger(self) -> Int64s:
+    def _counts(self, minutes: Int64s) -> Int64s:
         """Counts by kind and minute; see `Slice.ledger`."""
-        minute, kind = self.minutes[0], self.kinds[0]
-        if (self.minutes == minute).all() and (self.kinds == kind).all():
-            groups = [(minute, kind, self.outcomes)]
+        if (minutes == minutes[0]).all() and (self.kinds == self.kinds[0]).all():
+            keys, places = minutes[:1] * (UNKNOWN_KIND + 1) + self.kinds[0], np.zeros(len(self), dtype=np.int64)
         else:
-            keys = self.minutes * (UNKNOWN_KIND + 1) + self.kinds
-            groups = [
-                (key // (UNKNOWN_KIND + 1), key % (UNKNOWN_KIND + 1), self.outcomes[keys == key])
-                for key in np.unique(keys)
-            ]
-        rows = []
-        for at, of, outcomes in groups:
-            counts = np.bincount(outcomes, minlength=4)
-            rows.append((of, self.partition, at, len(outcomes), counts[LATE], counts[REJECTED], counts[FILTERED]))
-        return np.array(rows, dtype=np.int64)
+            keys, places = np.unique(minutes * (UNKNOWN_KIND + 1) + self.kinds, return_inverse=True)
+        counts = np.bincount(places * 4 + self.outcomes, minlength=4 * len(keys)).reshape(-1, 4)
+        kinds, partition = keys % (UNKNOWN_KIND + 1), np.full(len(keys), self.partition)
+        at, of = keys // (UNKNOWN_KIND + 1), (counts[:, LATE], counts[:, REJECTED], counts[:, FILTERED])
+        return np.stack([kinds, partition, at, counts.sum(axis=1), *of], axis=1).astype(np.int64)
 
 
 def ledger_frame(tallies: Int64s) -> pl.DataFrame:

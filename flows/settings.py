@@ -183,6 +183,8 @@ class Settings(BaseModel):
     """Most dimension values that are watched for anomalies at a time: the greatest by volume."""
     anomaly_floor: int = Field(10, ge=0)
     """Least mean of events in a window of a value that is watched."""
+    anomaly_warm_ms: DurationMs = Field(86_400_000, ge=60_000)
+    """How long a series is watched before it may alarm (a funnel: thrice that); in hours never seen only far out."""
     anomaly_holidays: Names = ()
     """Dates (of platform_zone) that have a shape of their own, such as 2026-02-17."""
     declare: Paths = ()

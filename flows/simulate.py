@@ -25,10 +25,11 @@ from flows.broker import ExternalBroker
 from flows.errors import DependencyDown
 from flows.simulate_json import BAD, JsonWriter, bad_classes, bad_message
 from flows.simulate_names import NameSender, write_names
+from flows.simulate_plants import Plants
 from flows.simulate_traffic import Events, Traffic, joined, rows
 from flows.simulate_truth import ACCEPTED, OUTCOMES, Expectation, Judge, Truth, partition_rows, planted
 from flows.simulate_world import Conversion, Int64s, Options
-from schemas.events import KIND, TOPICS
+from schemas.events import KIND, TOPICS, VIEW
 
 __all__ = ["Conversion", "Options", "Progress", "Truth", "simulate_to_files", "simulate_to_kafka"]
 
@@ -36,6 +37,8 @@ FILES_START: Final = 1_767_571_200_000
 """2026-01-05T00:00:00Z, a Monday: where files begin by default, so that they follow from the options alone."""
 LIVE_STEP_MS: Final = 100
 _FLUSH_SECONDS: Final = 30.0
+_BROKEN: Final = "negative_watch"
+"""What is wrong with messages that a planted fault breaks."""
 _UNKNOWN: Final = len(TOPICS)  # topic of a file line that names none
 
 
@@ -73,6 +76,7 @@ class Stream:
         self._bad_counts = np.zeros(len(self._classes), dtype=np.int64)
         logs = (len(TOPICS) + 1) * options.partitions
         self._counts = np.zeros((logs, len(OUTCOMES)), dtype=np.int64)
+        self._plants = Plants(self.traffic)
         self._judge = Judge(logs, options.out_of_orderness_ms)
         self._expectation = Expectation(self.traffic)
 
@@ -85,24 +89,34 @@ class Stream:
         """Messages that are sent before `time`, but no more than the options ask for."""
         span = time - self.traffic.clock
         begin = self.traffic.clock
-        events = self.traffic.until(time, fresh=fresh)
+        events, broken = self._planted(self.traffic.until(time, fresh=fresh))
         rate = self.options.rate * self.traffic.curve.level(begin) * self.options.bad_share if fresh else 0.0
         bad = self._rng.integers(0, len(self._classes), int(self._rng.poisson(rate * span / 1000)))
         kinds = np.array([KIND[BAD[name].topic] for name in self._classes], dtype=np.int64)[bad]
         wrong = rows(len(bad), arrival=self._rng.integers(begin, time, len(bad)), kind=kinds, item=bad,
                      user=self._rng.integers(0, self.traffic.crowd.viewers, len(bad)))  # fmt: skip
         events = joined([events, wrong])
-        is_bad = np.arange(len(events)) >= len(events) - len(wrong)
+        is_bad = np.concatenate((broken, np.ones(len(wrong), dtype=np.bool_)))
         order = np.argsort(events["arrival"], kind="stable")[: self._room_left()]
         events, is_bad = events[order], is_bad[order]
         values = self._values(events, is_bad)
-        partitions = events["user"].astype(np.int64) * 2_654_435_761 % (1 << 32) * self.options.partitions >> 32
+        partitions = self._partitions(events)
         framed = np.array([BAD[name].framed for name in self._classes])
         topics = events["kind"].astype(np.int64)
         if self.in_files:
             topics[np.flatnonzero(is_bad)[framed[events["item"][is_bad]]]] = _UNKNOWN
         self._record(events, is_bad, topics, partitions)
         return Batch(topics, partitions, [self._writer.keys[user] for user in events["user"].tolist()], values)
+
+    def _partitions(self, events: Events) -> Int64s:
+        return events["user"].astype(np.int64) * 2_654_435_761 % (1 << 32) * self.options.partitions >> 32
+
+    def _planted(self, events: Events) -> tuple[Events, npt.NDArray[np.bool_]]:
+        """The events as the planted anomalies leave them, and which of them break the contract for it."""
+        events, broken = self._plants.apply(events, self._partitions(events))
+        events["kind"][broken], events["copy"][broken] = VIEW, False
+        events["item"][broken] = self._classes.index(_BROKEN)
+        return events, broken
 
     def enough(self, *, drain: bool) -> bool:
         """Whether what is asked for was sent, or (with `drain`) will be when all that has begun has come to its end."""
@@ -120,7 +134,8 @@ class Stream:
         totals = dict(zip(OUTCOMES, self._counts.sum(axis=0).tolist(), strict=True))
         bad = {name: count for name, count in zip(self._classes, self._bad_counts.tolist(), strict=True) if count}
         return Truth(
-            planted(self.traffic, self.traffic.clock), {"consumed": self.messages, **totals}, bad,
+            planted(self.traffic, self._plants.until(self.traffic.clock), self.traffic.clock),
+            {"consumed": self.messages, **totals}, bad,
             partition_rows(self._counts, names), **self._expectation.tables(),
         )  # fmt: skip
 

@@ -143,6 +143,11 @@ class Traffic:
         self.clock = time
         return self._schedule.take(time)
 
+    def new_ids(self, count: int) -> Int64s:
+        """Numbers of events that no other has."""
+        self._next_id += count
+        return np.arange(self._next_id - count, self._next_id)
+
     def _measured(self) -> tuple[float, float]:
         """Events that one video view leads to on average, and how many of them carry its tags: a trial of 20,000."""
         trial, self._rng = self._rng, np.random.default_rng((self.options.seed, 6))
@@ -171,8 +176,7 @@ class Traffic:
         plain = [reports, *self._reactions(views), self._ads(views)]
         visits = self._visits(views)
         events = joined([views, *plain, *visits])
-        events["id"] = np.arange(self._next_id, self._next_id + len(events))
-        self._next_id += len(events)
+        events["id"] = self.new_ids(len(events))
         events["arrival"] = events["time"] + events["watch"] + self._delays(len(events))
         may_be_late = len(views) + sum(map(len, plain))  # a visit's own events never, nor the view that led to it
         led = np.zeros(len(events), dtype=np.bool_)
@@ -326,8 +330,7 @@ class Traffic:
             rows(len(opened), kind=ENGAGE, action=_ACTION["live_end"], room=room, user=user, time=end),
         ])  # fmt: skip
         events["arrival"] = events["time"] + self._delays(len(events))
-        events["id"] = np.arange(self._next_id, self._next_id + len(events))
-        self._next_id += len(events)
+        events["id"] = self.new_ids(len(events))
         return events
 
     def _delay_some(self, events: Events, candidates: npt.NDArray[np.intp]) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flows.simulate_funnel import funnel_rows
+from flows.simulate_plants import Plant
 from flows.simulate_rooms import room_tables
 from flows.simulate_traffic import Events, Traffic, described
 from flows.simulate_world import (
@@ -198,7 +199,7 @@ _KEPT: Final = [
 ]  # fmt: skip
 
 
-def planted(traffic: Traffic, end: int) -> dict[str, Any]:
+def planted(traffic: Traffic, plants: list[Plant], end: int) -> dict[str, Any]:
     """What was put into the world, for the truth file. `end`: event time at which it stopped."""
     options = traffic.options
     return {
@@ -206,6 +207,7 @@ def planted(traffic: Traffic, end: int) -> dict[str, Any]:
         "conversion": asdict(options.conversion),
         "drawn": {"video_views": traffic.video_views, "entries": traffic.entries},
         "topics": [trend.planted() for trend in traffic.trends.all if trend.start < end],
+        "anomalies": [plant.told() for plant in plants],
         "zones": [{"tz": zone.tz, "share": zone.share} for zone in ZONES],
         "hour_curve": list(HOUR_CURVE) if options.daily_curve else None,
         "out_of_orderness_ms": options.out_of_orderness_ms,

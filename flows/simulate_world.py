@@ -108,6 +108,9 @@ class Options:
     trend_half_lives_minutes: tuple[float, ...] = (12.0, 25.0, 45.0, 90.0)
     trend_interval_minutes: float = 10.0
     trend_peak_share: float = 0.015  # of `rate`, at the peak of one planted topic
+    plant_every_minutes: float = 0.0  # anomalies, one in so many minutes; 0: none
+    plant_from_minutes: float = 1_440.0  # the first comes so long after the start: detectors must know the series
+    plant_kinds: tuple[str, ...] = ("spike", "drop", "shift", "leak", "region", "stall")  # in turn
     late_share: float = 0.002  # how many are sent too late on purpose; whether they were is told by the log
     duplicate_share: float = 0.01
     bad_share: float = 0.0005
@@ -128,6 +131,10 @@ class Options:
                 raise ValueError(f"{name} must be positive")
         if self.compression not in {"", "gz", "zst"}:
             raise ValueError("compression must be empty, gz or zst")
+        if self.plant_every_minutes < 0 or self.plant_from_minutes < 0:
+            raise ValueError("plant_every_minutes and plant_from_minutes are not negative")
+        if 0 < self.plant_every_minutes < 240 and "leak" in self.plant_kinds:
+            raise ValueError("plant_every_minutes must be 240 at least, so that no anomaly hides in another")
         if self.topics < 4 or min(self.trend_half_lives_minutes, default=0) <= 0:
             raise ValueError("at least 4 topics and one positive trend half-life are needed")
 

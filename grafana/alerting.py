@@ -104,6 +104,12 @@ RULES: Final = (
     ),
 )
 
+
+def shipped(name: str) -> AlertRule | None:
+    """A rule by its uid or title."""
+    return next((rule for rule in RULES if name in (rule.uid, rule.title)), None)
+
+
 _NIGHTS: Final = {"times": [{"start_time": "15:00", "end_time": "24:00"}]}  # UTC: 23:00 to 08:00 in China
 _WEEKENDS: Final = {"weekdays": ["saturday", "sunday"]}
 

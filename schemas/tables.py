@@ -205,8 +205,9 @@ ANOMALIES: Final = Table(
         Column("window_seconds", "UInt32", "Length of the window"),
         Column("direction", DIM, "up, down or mix"),
         Column("route", DIM, "business: for operators; pipeline: a fault of ours explains it, for SRE"),
-        Column("detected_at", WHOLE_SECONDS, "End of the window that told it"),
+        Column("detected_at", WHOLE_SECONDS, "End of the window that told it; of a provisional one its start"),
         Column("resolved_at", "Nullable(DateTime('UTC'))", "End of the window that ended it; NULL while it stands"),
+        Column("is_provisional", "UInt8", "1 while the window is open: it is beyond the bound already, and only grows"),
     ),
     order_by=("series", "dim", "value", "window_start"),
 )  # fmt: skip

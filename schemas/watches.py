@@ -24,6 +24,7 @@ class Measure:
         name: what the series is called after its view.
         counted: a number of things, which varies at least as Poisson's law says (money and time do not).
         column: where it is read; empty: `name`.
+        per: of money and time, the count that they are a sum over: where that is small, they are no figure.
         over: another column; the measure is then the rate column / over.
         factors: names and columns of a chain of counts that ends with this measure's own: its value is the product of
             the first count and of each further one over the one before (GMV: exposures × enter rate × … × AOV).
@@ -33,6 +34,7 @@ class Measure:
     counted: bool = True
     column: str = ""
     over: str = ""
+    per: str = ""
     factors: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -92,8 +94,8 @@ class Watch:
                 raise ValueError(f"{self.table}: {', '.join(texts)}: no number, it cannot be watched")
         plain = {measure.source for measure in self.measures if not measure.is_rate}
         for measure in self.measures:
-            if unknown := {column for _, column in measure.factors} - plain:
-                raise ValueError(f"{measure.name}: its factors {sorted(unknown)} must be watched themselves")
+            if unknown := {column for _, column in (*measure.factors, ("", measure.per)) if column} - plain:
+                raise ValueError(f"{measure.name}: {sorted(unknown)} must be watched themselves")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ def _is_number(kind: str) -> bool:
 
 
 ACTIVITY: Final = Watch(
-    "active_users", (Measure("events"), Measure("users"), Measure("watch_ms", counted=False)), mixed=True
+    "active_users", (Measure("events"), Measure("users"), Measure("watch_ms", counted=False, per="events")), mixed=True
 )
 
 ROOMS: Final = Watch(
@@ -119,7 +121,7 @@ ROOMS: Final = Watch(
         Measure("viewers"), Measure("likes"), Measure("comments"), Measure("exposures"), Measure("views"),
         Measure("product_clicks"), Measure("orders"),
         Measure(
-            "gmv_minor", counted=False,
+            "gmv_minor", counted=False, per="orders",
             factors=(
                 ("exposures", "exposures"), ("enter rate", "views"), ("click rate", "product_clicks"),
                 ("conversion", "orders"), ("AOV", "gmv_minor"),
@@ -167,4 +169,4 @@ def _amount(funnel: Funnel) -> tuple[Measure, ...]:
     names = [funnel.steps[i].name for i in way]
     chain = [(names[0], names[0]), *((f"{name} rate", name) for name in names[1:])]
     column = f"{names[-1]}_amount_minor"
-    return (Measure(column, counted=False, factors=(*chain, ("amount each", column))),)
+    return (Measure(column, counted=False, per=names[-1], factors=(*chain, ("amount each", column))),)

@@ -7,6 +7,7 @@ import math
 import random
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,34 @@ def test_a_planted_fall_is_in_the_view_once_with_its_reason(tmp_path: Path, stor
     assert {row["route"] for row in found} == {"business"}
     assert any("CN-31" in row["explanation"] + row["value"] for row in found)
     assert all(row["resolved_at"] for row in found)
+    backtests_shipped_rules(store_dir, tmp_path / "incidents.csv")
     learns_from_the_store(store_dir)
+
+
+def backtests_shipped_rules(store_dir: Path, truth: Path) -> None:
+    """By their names: what Grafana would have told, minute by minute."""
+    begin, end = (datetime.fromtimestamp(at / 1000, UTC).isoformat() for at in (FALL, FALL + 26 * MINUTE))
+    truth.write_text(f"start,end\n{begin},{end}\n", encoding="utf-8")
+    command = [sys.executable, "-m", "flows.cli", "alerts", "backtest"]
+
+    def run(name: str, last: str = "0s") -> subprocess.CompletedProcess[str]:
+        flags = [name, "--store", str(store_dir), "--truth", str(truth), "--last", last, "--json"]
+        return subprocess.run([*command, *flags], capture_output=True, text=True, cwd=ROOT, check=False, timeout=300)
+
+    (told,) = json.loads(run("livepulse-anomaly").stdout)["rules"]
+    assert (told["recall"], told["precision"]) == (1.0, 1.0), told
+    assert told["window_seconds"] == 60
+    assert told["windows"] >= 1.85 * 1440
+    assert 0 < told["share_firing"] < 0.05
+    (quiet,) = json.loads(run("livepulse-nobody-active", last="2h").stdout)["rules"]
+    assert quiet["fires"] >= 1  # about 40 views a minute: never 50 users
+    assert quiet["share_firing"] > 0.9
+    refused = run("livepulse-figures-old")
+    assert refused.returncode == 2
+    assert "keeps no history" in refused.stderr
+    unknown = run("livepulse-nothing")
+    assert unknown.returncode == 2
+    assert "livepulse-anomaly" in unknown.stderr
 
 
 def test_history_of_rooms_and_funnels_is_read_as_it_was_watched(tmp_path: Path, store_dir: Path) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from flows.alert_asof import History, query_at
+from flows.alert_asof import judge as judge_shipped
 from flows.alert_backtest import Incident, judge, read_truth
 from flows.alert_rules import FIRING, NO_DATA, NORMAL, PENDING, Rule, evaluate, failed_tests, fires, load_rules
 from flows.errors import Usage
+from grafana.alerting import RULES, AlertRule, shipped
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "alerts.toml"
 
@@ -32,7 +35,7 @@ def test_the_examples_hold() -> None:
 
 
 def test_a_rule_waits_then_fires_then_keeps_firing() -> None:
-    states = evaluate(rule(for_windows=2, keep_windows=1), [20, 5, 20, 5, 5, 20, 20, 5])
+    states = evaluate(rule(for_windows=2, keep_windows=1).evaluation, [20, 5, 20, 5, 5, 20, 20, 5])
     assert states == [NORMAL, PENDING, NORMAL, PENDING, FIRING, FIRING, NORMAL, PENDING]
     assert fires(states) == [4]
 
@@ -46,12 +49,12 @@ def test_a_rule_waits_then_fires_then_keeps_firing() -> None:
     ],
 )
 def test_no_data_means_what_the_rule_says(no_data: str, expected: list[str]) -> None:
-    assert evaluate(rule(no_data=no_data), [5, None, 20]) == expected
+    assert evaluate(rule(no_data=no_data).evaluation, [5, None, 20]) == expected
 
 
 def test_silence_alone_fires_only_where_it_should() -> None:
-    assert evaluate(rule(no_data="alert"), [None]) == [FIRING]
-    assert evaluate(rule(no_data="keep"), [None]) == [NORMAL]
+    assert evaluate(rule(no_data="alert").evaluation, [None]) == [FIRING]
+    assert evaluate(rule(no_data="keep").evaluation, [None]) == [NORMAL]
 
 
 @pytest.mark.parametrize(
@@ -106,3 +109,53 @@ def test_a_backtest_tells_fires_delay_and_precision(tmp_path: Path) -> None:
     told = judge(rule(), 0, values, incidents)
     assert (told["fires"], told["fires_per_day"], told["days"]) == (2, 2.0, 1.0)
     assert (told["recall"], told["precision"], told["median_delay_windows"]) == (0.5, 0.5, 2)
+
+
+def _shipped(name: str) -> AlertRule:
+    found = shipped(name)
+    assert found is not None
+    return found
+
+
+def test_shipped_rules_are_asked_as_of_a_moment() -> None:
+    assert shipped("LivePulseAnomaly") is shipped("livepulse-anomaly") is RULES[0]
+    assert shipped("nothing") is None
+    for given in RULES:
+        if "engine_progress" in given.sql:
+            with pytest.raises(Usage, match="engine_progress, which keeps no history"):
+                query_at(given, 1_000_000, 300)
+            continue
+        sql = query_at(given, 1_000_000, 300)
+        assert "$" not in sql
+        assert "now" not in sql
+        assert "toDateTime(1000000, 'UTC')" in sql
+    nobody = query_at(_shipped("livepulse-nobody-active"), 1_000_000, 300)
+    assert "window_start + window_seconds + 300 <= toDateTime(1000000, 'UTC')" in nobody
+    assert "window_start >= toDateTime(998200, 'UTC')" in nobody  # half an hour back
+
+
+def test_a_macro_that_is_not_known_is_refused() -> None:
+    with pytest.raises(Usage, match=r"macro that is not known here: \$__interval"):
+        query_at(
+            AlertRule("u", "T", "SELECT max(users) FROM active_users WHERE $__interval", "", "", "", above=1), 0, 0
+        )
+
+
+def test_each_set_of_texts_is_an_alert_of_its_own() -> None:
+    given = _shipped("livepulse-anomaly")
+    past = History(0, 60, [{}, {"a": 0.6}, {"a": 0.6, "b": 0.7}, {"b": 0.7}, {}, {"a": 0.9}])
+    told = judge_shipped(given, past, [Incident(60, 200)])
+    assert told["fired_at"] == [f"1970-01-01T00:0{minute}:00+00:00" for minute in (1, 2, 5)]
+    assert (told["recall"], told["median_delay_windows"], told["share_firing"]) == (1.0, 0, round(4 / 6, 5))
+    assert told["precision"] == round(2 / 3, 4)
+
+
+def test_pending_keeping_and_silence_of_shipped_rules() -> None:
+    rejects = _shipped("livepulse-rejected-share")  # above 5 % for two minutes, keeps on for five
+    values = [0.01, 0.1, 0.1, 0.1, 0.01, 0.01, 0.1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]
+    told = judge_shipped(rejects, History(0, 60, [{"": value} for value in values]), None)
+    assert told["fired_at"] == ["1970-01-01T00:03:00+00:00"]
+    assert told["share_firing"] == round(9 / 14, 5)
+    nobody = _shipped("livepulse-nobody-active")  # no row at all is an alert
+    assert judge_shipped(nobody, History(0, 60, [{"": 80.0}, {}, {}, {"": 80.0}]), None)["fires"] == 1
+    assert judge_shipped(nobody, History(0, 60, []), None)["fires"] == 0
