@@ -168,7 +168,7 @@ def _season(s: int, slot: int, beside: int, weight: float, hours: Floats) -> flo
 
 @compiled
 def _hour(s: int, slot: int, hours: Floats) -> float:
-    if hours[s, slot, 1] > 0.0:
+    if hours[s, slot, 1] > 0.0 and season > 0.0:  # an hour of nothing tells of no level
         return float(hours[s, slot, 0])
     if slot >= HOURS and hours[s, slot - 24, 1] > 0.0:  # a holiday never seen is like a Sunday
         return float(hours[s, slot - 24, 0])
@@ -298,7 +298,7 @@ def _learn(  # noqa: PLR0913, PLR0917  # see step
     facts[s, _SUM] += x
     facts[s, _COUNT] += 1.0
     clipped = min(max(z, -_NEAR), _NEAR)
-    if hours[s, slot, 1] > 0.0:
+    if hours[s, slot, 1] > 0.0 and season > 0.0:  # an hour of nothing tells of no level
         seen = x if abs(z) < _NEAR else season * facts[s, LEVEL]
         facts[s, LEVEL] += min(max(seen / season - facts[s, LEVEL], -0.5), 0.5) / _LEVEL_WINDOWS
     beyond = abs(z) > facts[s, TAIL] and abs(facts[s, _CLIPPED]) < _NEAR  # a run counts once
