@@ -168,7 +168,7 @@ def _season(s: int, slot: int, beside: int, weight: float, hours: Floats) -> flo
 
 @compiled
 def _hour(s: int, slot: int, hours: Floats) -> float:
-    if hours[s, slot, 1] > 0.0 and season > 0.0:  # an hour of nothing tells of no level
+    if hours[s, slot, 1] > 0.0:
         return float(hours[s, slot, 0])
     if slot >= HOURS and hours[s, slot - 24, 1] > 0.0:  # a holiday never seen is like a Sunday
         return float(hours[s, slot - 24, 0])
