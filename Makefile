@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := flows schemas sinks grafana tests benchmarks
 
-.PHONY: help demo test test-faults test-fuzz check lint types format boards env bench kafka lock docs clean
+.PHONY: help demo test test-faults test-fuzz soak check lint types format boards env bench kafka lock docs clean
 
 help: ## Show these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test-faults: $(READY) ## Kills and faults on a real broker (ROUNDS=50 SEED=n rep
 
 test-fuzz: $(READY) ## 100,000 mutated events through the whole engine (FUZZ=n)
 	@FUZZ=$${FUZZ:-100000} $(BIN)/python -m pytest tests/faults/test_fuzz.py -s $(ARGS)
+
+soak: $(READY) ## Unique keys for MINUTES=30 at RATE=5000: memory, recovery and parts must stay flat
+	@MINUTES=$${MINUTES:-30} $(BIN)/python -m pytest tests/faults/test_soak.py -s $(ARGS)
 
 lint: $(READY) ## Style of the code
 	@$(BIN)/ruff check $(wildcard $(CODE))

@@ -179,7 +179,7 @@ def _run(brokers: str, prefix: str, home: Path, wanted: Latency) -> dict[str, An
         engine.wait_until_prepared(_START_SECONDS)
         reader = engine.reader()
         with Traffic(brokers, prefix, wanted) as traffic:
-            _wait_until_live(engine, reader, traffic, wanted.rate)
+            wait_until_live(engine, reader, traffic, wanted.rate)
             time.sleep(_WARM_UP_SECONDS)
             began, sent_before, rows_before = time.monotonic(), traffic.sent, reader.numbers(_COSTS)[0]
             probes = _probe(engine, reader, brokers, prefix, wanted.seconds)
@@ -198,7 +198,7 @@ def _run(brokers: str, prefix: str, home: Path, wanted: Latency) -> dict[str, An
     }
 
 
-def _wait_until_live(engine: EngineProcess, reader: StoreReader, traffic: Traffic, rate: int) -> None:
+def wait_until_live(engine: EngineProcess, reader: StoreReader, traffic: Traffic, rate: int) -> None:
     """Return when the engine has worked off what came while it started; one that cannot is measured as it is."""
     give_up = time.monotonic() + _START_SECONDS
     while time.monotonic() < give_up:

@@ -37,8 +37,8 @@ ALL_FIELDS: Final = tuple(Settings.model_fields)
 STORE_FIELDS: Final = ("store", "store_user", "store_password_file", "database")
 KAFKA_FIELDS: Final = ("brokers", "kafka", "topic_prefix")
 LIVE_ONLY: Final = frozenset(
-    {"brokers", "group", "kafka", "topic_prefix", "from_", "accept_loss", "recovery_dir", "state_fsync", "workers",
-     "epoch_ms", "idle_timeout_ms", "reopen_ms", "early_interval_ms", "backlog_after_ms",
+    {"brokers", "group", "kafka", "topic_prefix", "from_", "accept_loss", "labels_topic", "recovery_dir", "state_fsync",
+     "workers", "epoch_ms", "idle_timeout_ms", "reopen_ms", "early_interval_ms", "backlog_after_ms",
      "metrics_port", "metrics_host", "dead_letters_topic", "audit_interval_ms"}
 )  # fmt: skip
 """Fields that mean nothing to a backfill."""

@@ -31,6 +31,7 @@ from flows.simulate import Conversion, Options, Progress, simulate_to_kafka
 from flows.simulate_truth import Truth
 from flows.simulate_world import Trends
 from schemas.events import TOPICS
+from schemas.label_messages import TOPIC as LABELS_TOPIC
 from sinks import embedded
 
 MOCK_HISTORY_MESSAGES: Final = 200_000
@@ -106,7 +107,7 @@ def _run(options: DemoOptions, console: Console, started: ExitStack) -> int:
     topics = [prefix + name for name in TOPICS]
     broker.create_topics(topics)
     if prefix:
-        started.callback(_delete_topics, broker.address, topics)
+        started.callback(_delete_topics, broker.address, [*topics, prefix + LABELS_TOPIC])
     reader = embedded.start(store, die_with_parent=True)
     started.callback(reader.stop)
     engine = EngineProcess(store, broker.address, prefix)

@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from flows.errors import DependencyDown
+from flows.errors import DependencyDown, LivePulseError, Stop
 from flows.intake import Intake
 from flows.kafka_batch import Batch, BatchReader, Run, Trouble
 from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
@@ -33,18 +33,12 @@ TUNING = {
 }
 """librdkafka's fetch settings; a no-op loop reads 2.6 times as fast with them as without (DESIGN.md)."""
 
-_FATAL = frozenset(
-    {
-        # Underscored names are the library's public ones for errors of its own.
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError._AUTHENTICATION,  # noqa: SLF001
-        KafkaError.OFFSET_OUT_OF_RANGE,
-        KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
-    }
+# Underscored names are the library's public ones for errors of its own.
+_EXPIRED = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})  # noqa: SLF001
+_GONE = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 )
+_REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION})  # noqa: SLF001
 _DECODE_APART = 4_000
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
 _GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
@@ -258,14 +252,30 @@ class KafkaFeed:
         """The end offsets of the partitions that were read to their end.
 
         Raises:
-            KafkaException: an error that librdkafka does not mend by itself.
+            LivePulseError: an error that librdkafka does not mend by itself.
         """
         ends: dict[str, int] = {}
         for trouble in troubles:
             if trouble.code == KafkaError._PARTITION_EOF:  # noqa: SLF001  # the library's public name for it
                 ends[lane_name(trouble.topic.removeprefix(self._prefix), trouble.partition)] = trouble.offset
-            elif trouble.code == _FATAL_ERROR or trouble.code in _FATAL:
-                raise KafkaException(trouble.error)
+            elif (end := _end_by(trouble)) is not None:
+                raise end
             else:
                 log.warning("kafka", error=trouble.text)
         return ends
+
+
+def _end_by(trouble: Trouble) -> LivePulseError | None:
+    """The error that the engine must end with; None where librdkafka goes on trying."""
+    place = f"partition {trouble.partition} of topic {trouble.topic}"
+    if trouble.code in _EXPIRED:
+        return Stop(
+            f"{place}: Kafka no longer has the next offset to read: its retention overtook the engine, or the topic "
+            f"was made anew ({trouble.text}). Messages are missing; state is kept: the next start names the gap, "
+            "and --accept-loss goes on after it and records it"
+        )
+    if trouble.code in _GONE:
+        return Stop(f"{place} is gone from Kafka ({trouble.text}): state is kept; start again once it is there")
+    if trouble.code in _REFUSED:
+        return DependencyDown(f"Kafka does not let us read {place}: {trouble.text}; see the setting kafka and its ACLs")
+    return DependencyDown(f"Kafka's client gave up: {trouble.text}") if trouble.code == _FATAL_ERROR else None

@@ -131,6 +131,7 @@ class ResumingFeed:
         self._feed, self._settings, self._first = feed, settings, first
         self._record_loss = record_loss
         self._ends = log_ends(settings, lanes)
+        self._opened: dict[str, int] = {}
 
     @property
     def failure(self) -> BaseException | None:
@@ -168,6 +169,9 @@ class ResumingFeed:
             self._record_loss(topic, partition, wanted, low)
             log.warning("offsets lost", topic=topic, partition=partition, wanted=wanted, low=low, high=high)
             wanted = low
+        self._opened[name] = wanted
+        if len(self._opened) == len(self._ends):
+            log.info("next offsets to read", **self._opened)
         self._feed.add(topic, partition, wanted, state.max_event_time if state is not None else MIN_TIME)
 
     def close(self) -> None:

@@ -11,10 +11,9 @@ import polars as pl
 from flows.engine import opened_store
 from flows.errors import Usage
 from flows.settings import Settings
+from schemas.label_messages import KINDS
 
 COLUMNS: Final = ("kind", "id", "name")
-KINDS: Final = ("live", "creator", "product", "video", "category", "campaign", "ad", "gift")
-"""What an id may be of."""
 
 
 def read_labels(path: Path) -> pl.DataFrame:

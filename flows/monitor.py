@@ -32,8 +32,8 @@ def monitored(
     standing = StandingBoard(board, settings.workers)
     oldest_s = (settings.out_of_orderness_ms + settings.idle_timeout_ms) / 1000
     with ExitStack() as stack:
-        port = settings.metrics_port + worker if settings.metrics_port else 0
-        stack.enter_context(served(port, metrics, oldest_s, settings.metrics_host))
+        ports = [settings.metrics_port + n if settings.metrics_port else 0 for n in range(settings.workers)]
+        stack.enter_context(served(ports[worker], metrics, oldest_s, settings.metrics_host, ports))
         stack.enter_context(every(_STANDING_SECONDS, lambda: standing.write(worker, metrics)))
         if worker == 0:
             stack.enter_context(

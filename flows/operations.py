@@ -1,10 +1,10 @@
-"""What operators ask the engine over HTTP, on loopback unless told otherwise: /livez, /readyz and /metrics."""
+"""What operators ask the engine over HTTP, on loopback unless told otherwise: /livez, /readyz, /metrics, /targets."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,16 +18,17 @@ from flows.metrics import EngineMetrics
 
 log = structlog.get_logger()
 
-_STUCK_SECONDS: Final = 120.0  # an insert may be repeated for a minute
+_STUCK_SECONDS: Final = 120.0
 _BROKER_SECONDS: Final = 30.0  # it is asked every 10 s
 _SINK_SECONDS: Final = 5.0
 _WATERMARK_SLACK_SECONDS: Final = 60.0
 
 
 def live(metrics: EngineMetrics) -> dict[str, object]:
-    """Whether the dataflow goes on; `ok` and what it stands on."""
+    """Whether the dataflow goes on, or waits for a store that is down (a restart would not cure that)."""
     silent = time.monotonic() - metrics.health.looped
-    return {"ok": silent < _STUCK_SECONDS, "dataflow_silent_s": round(silent, 1)}
+    waits = metrics.health.sink_down_since is not None
+    return {"ok": silent < _STUCK_SECONDS or waits, "dataflow_silent_s": round(silent, 1)}
 
 
 def ready(metrics: EngineMetrics, watermark_age_max_s: float) -> dict[str, object]:
@@ -52,28 +53,35 @@ def ready(metrics: EngineMetrics, watermark_age_max_s: float) -> dict[str, objec
 
 @contextmanager
 def served(
-    port: int, metrics: EngineMetrics, watermark_age_max_s: float, host: str = "127.0.0.1"
+    port: int,
+    metrics: EngineMetrics,
+    watermark_age_max_s: float,
+    host: str = "127.0.0.1",
+    ports: Sequence[int] = (),
 ) -> Iterator[int | None]:
-    """Answer on `host`:`port` while the block runs; the port, or None when there is none (0) or it is taken."""
+    """Answer on `host`:`port` while the block runs; the port, or None when there is none (0) or it is taken.
+
+    `ports`: of all workers. /targets lists them under the name that the asker used (Prometheus: `http_sd_configs`).
+    """
     if port == 0:
         yield None
         return
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            match self.path.partition("?")[0]:
-                case "/livez":
-                    self._json(live(metrics))
-                case "/readyz":
-                    self._json(ready(metrics, watermark_age_max_s))
+            path = self.path.partition("?")[0]
+            match path:
+                case "/livez" | "/readyz":
+                    told = live(metrics) if path == "/livez" else ready(metrics, watermark_age_max_s)
+                    status = HTTPStatus.OK if told["ok"] else HTTPStatus.SERVICE_UNAVAILABLE
+                    self._send(status, "application/json", orjson.dumps(told))
                 case "/metrics":
                     self._send(HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics.text())
+                case "/targets":
+                    listed = _targets(self.headers.get("Host", ""), host, ports or (port,))
+                    self._send(HTTPStatus.OK, "application/json", orjson.dumps(listed))
                 case _:
-                    self._send(HTTPStatus.NOT_FOUND, "text/plain", b"/livez, /readyz and /metrics are here\n")
-
-        def _json(self, told: dict[str, object]) -> None:
-            status = HTTPStatus.OK if told["ok"] else HTTPStatus.SERVICE_UNAVAILABLE
-            self._send(status, "application/json", orjson.dumps(told))
+                    self._send(HTTPStatus.NOT_FOUND, "text/plain", b"/livez, /readyz, /metrics, /targets are here\n")
 
         def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
             self.send_response(status)
@@ -101,3 +109,9 @@ def served(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _targets(asked: str, host: str, ports: Sequence[int]) -> list[dict[str, list[str]]]:
+    """All workers, as Prometheus wants to hear of them, under the name by which it reached this one."""
+    name = asked.rpartition(":")[0] or host
+    return [{"targets": [f"{name}:{port}" for port in ports]}]

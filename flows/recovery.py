@@ -21,11 +21,16 @@ import msgspec
 from bytewax.recovery import RecoveryConfig, init_db_dir
 
 from flows.errors import Stop
+from flows.state_log import other_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FORMAT = 1
+
+
+class _Format(msgspec.Struct):
+    format: int
 
 
 class _Facts(msgspec.Struct):
@@ -96,8 +101,6 @@ class RecoveryDir:
             Stop: the directory is damaged, of another format or of another number of shards.
         """
         facts = self._read()
-        if facts.format != _FORMAT:
-            raise Stop(f"{self.path} has format {facts.format}; this version reads {_FORMAT}")
         if facts.shards != shards:
             raise Stop(
                 f"setting shards = {shards}, but {self.path} was begun with {facts.shards}, "
@@ -115,7 +118,11 @@ class RecoveryDir:
 
     def _read(self) -> _Facts:
         try:
-            return msgspec.json.decode(self._facts_path.read_bytes(), type=_Facts)
+            blob = self._facts_path.read_bytes()
+            found = msgspec.json.decode(blob, type=_Format).format  # first: another format may have other fields
+            if found != _FORMAT:
+                raise other_format(str(self.path), found, _FORMAT)
+            return msgspec.json.decode(blob, type=_Facts)
         except (msgspec.MsgspecError, OSError) as error:
             raise Stop(f"{self._facts_path} is damaged ({error}): restore it from a backup, or start afresh") from None
 

@@ -97,6 +97,8 @@ class Settings(BaseModel):
     """Go on although offsets needed are gone from Kafka; the gap is recorded."""
     batch_messages: int = Field(30_000, ge=1, le=1_000_000)
     """Most messages that one fetch hands over at once."""
+    labels_topic: str = Field("labels", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    """Compacted topic with names of ids (docs/live-rooms.md); empty: none."""
 
     # Store and recovery
     store: str = Field("livepulse-data", min_length=1)

@@ -24,6 +24,7 @@ from confluent_kafka.admin import AdminClient
 from flows.broker import ExternalBroker
 from flows.errors import DependencyDown
 from flows.simulate_json import BAD, JsonWriter, bad_classes, bad_message
+from flows.simulate_names import NameSender, write_names
 from flows.simulate_plants import Plants
 from flows.simulate_traffic import Events, Traffic, joined, rows
 from flows.simulate_truth import ACCEPTED, OUTCOMES, Expectation, Judge, Truth, partition_rows, planted
@@ -186,7 +187,7 @@ def file_names(options: Options) -> list[str]:
 def simulate_to_files(
     directory: Path, options: Options, on_progress: Callable[[Progress], None] | None = None, stop: Event | None = None
 ) -> Truth:
-    """Write NDJSON files (`topic` in each object, order = arrival) and the truth into `directory`. Needs a bound."""
+    """Write NDJSON files (`topic` in each object, order = arrival), the truth and names. Needs a bound."""
     if options.events is None and options.duration_s is None:
         raise ValueError("files need a bound: events or duration_s")
     directory.mkdir(parents=True, exist_ok=True)
@@ -203,6 +204,7 @@ def simulate_to_files(
                 on_progress(Progress(stream.messages, stream.traffic.clock, live=False))
     truth = stream.truth()
     truth.write(directory)
+    write_names(directory, options, stream.traffic.rooms)
     return truth
 
 
@@ -242,14 +244,17 @@ def simulate_to_kafka(
     """
     topics = [options.topic_prefix + name for name in TOPICS]
     options = replace(options, partitions=ensure_topics(brokers, topics, options.partitions, properties))
+    names = NameSender(brokers, options, properties)  # before the clock is read: it may wait for the broker
     stream = Stream(options, _kafka_start(options), in_files=False)
     sender = Sender(brokers, topics, properties)
     try:
         for batch, live in _paced(stream, options, stop):
+            names.follow(stream.traffic.rooms)
             sender.send(batch)
             if on_progress:
                 on_progress(Progress(stream.messages, stream.traffic.clock, live))
     finally:
+        names.close()
         sender.flush()
     return stream.truth()
 

@@ -15,11 +15,11 @@ from typing import Protocol
 import msgspec
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from flows.errors import Stop
 from flows.intake import Intake
 from flows.messages import MIN_TIME, SourceItem, SourceProgress
 from flows.metrics import EngineMetrics
 from flows.reject_guard import RejectGuard
+from flows.state_log import check_format
 from sinks import fail_points
 
 _FORMAT = 1
@@ -164,8 +164,9 @@ class IntakeSource(FixedPartitionedSource[SourceItem, bytes]):
         return self._names
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> _Partition:
-        state = msgspec.msgpack.decode(resume_state, type=PartitionState) if resume_state is not None else None
-        if state is not None and state.format != _FORMAT:
-            raise Stop(f"source state of format {state.format}; this version reads {_FORMAT}")
+        state = None
+        if resume_state is not None:
+            check_format(f"state of source partition {for_part}", resume_state, _FORMAT)
+            state = msgspec.msgpack.decode(resume_state, type=PartitionState)
         self._run.feed.open(for_part, state)
         return _Partition(self._run, for_part)

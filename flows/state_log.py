@@ -22,6 +22,10 @@ from flows.kernel import Persistent
 from flows.side_by_side import side_by_side
 
 FORMAT = 1
+_OTHER_VERSION = (
+    "Run the version of LivePulse that wrote it, or start afresh: with an empty recovery directory and an empty store "
+    "Kafka is read again from the setting `from`"
+)
 _FRAME = Struct("<QI")  # payload length, CRC-32
 _COMPACT_MIN_BYTES = 32 << 20
 _COMPACT_RATIO = 3  # rewrite when the file is this many times its snapshot
@@ -120,13 +124,8 @@ class StateLog:
         """Restore `parts` from the file that `manifest` names.
 
         Raises:
-            Stop: the file is missing, shorter than the manifest says, damaged, or of another format.
+            Stop: the file is missing, shorter than the manifest says, damaged, or of a format of another version.
         """
-        if manifest.format != FORMAT:
-            raise Stop(
-                f"recovery state of format {manifest.format}; this version reads {FORMAT}: "
-                "start afresh or use the version that wrote it"
-            )
         if self.directory is None:
             raise Stop("there is recovery state but no directory to read it from")
         path = self.directory / manifest.file
@@ -134,7 +133,10 @@ class StateLog:
         if not records or not records[0].full:
             raise Stop(f"recovery state {path} does not start with a snapshot: it is damaged; restore it from a backup")
         for name, part in parts.items():
-            part.restore(records[0].parts.get(name, b""), [r.parts[name] for r in records[1:] if name in r.parts])
+            try:
+                part.restore(records[0].parts.get(name, b""), [r.parts[name] for r in records[1:] if name in r.parts])
+            except ValueError as error:  # a kernel's own format, which its text names
+                raise Stop(f"recovery state {path}, {name}: {error}. {_OTHER_VERSION}") from error
         self._file, self._length = manifest.file, manifest.length
         self._snapshot_bytes = _FRAME.size + len(msgspec.msgpack.encode(records[0]))
         self._number = int(manifest.file.rsplit(".", 3)[1])
@@ -175,5 +177,27 @@ def read_records(path: Path, length: int) -> Iterator[_Record]:
 
 
 def read_manifest(blob: bytes) -> Manifest:
-    """A manifest from a snapshot's bytes."""
+    """A manifest from a snapshot's bytes.
+
+    Raises:
+        Stop: it is of another format.
+    """
+    check_format("recovery state", blob, FORMAT)
     return msgspec.msgpack.decode(blob, type=Manifest)
+
+
+def check_format(what: str, blob: bytes, wanted: int) -> None:
+    """Look at the number that a packed list begins with, before its other fields: those of another format may differ.
+
+    Raises:
+        Stop: it is another number.
+    """
+    fields = msgspec.msgpack.decode(blob)
+    found = fields[0] if isinstance(fields, list) and fields else None
+    if found != wanted:
+        raise other_format(what, found, wanted)
+
+
+def other_format(what: str, found: object, wanted: int) -> Stop:
+    """What to say of state that another version of LivePulse wrote."""
+    return Stop(f"{what} is of format {found}; this version reads {wanted}. {_OTHER_VERSION}")

@@ -30,6 +30,7 @@ ROUTER = -1
 
 _FINAL_BIT = 1 << 63
 _GENERATION_SHIFT = 48
+_A_WHILE_MS = 1_000  # after the last emission: another one is due
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         self._sequence = 0
         self._emitted_at = 0
         self._emitted_watermark = MIN_TIME
+        self._now = 0
         self._mark = CombinedWatermark(config.shards)
         if resumed is not None:
             manifest: Manifest = read_manifest(resumed)
@@ -165,7 +167,20 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         increments = [unpacked(frame) for item in values for frame in item.increments]
         if increments:
             kernel.fold(increments)
+        self._now = values[-1].now
         return self._emit(kernel, values[-1]), StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[Iterable[Rows], bool]:
+        """A drain: the ledger tells all that was read, or it would be behind `events` until the next start."""
+        if self._kernel is None or self._kernel.name != LEDGER:
+            return [], StatefulBatchLogic.RETAIN
+        progress = Progress(
+            self._mark.watermark, self._now + _A_WHILE_MS, early=False, end=False,
+            last_event_time=self._mark.last_event_time,
+        )  # fmt: skip
+        pack = self._config.pack
+        rows = self._kernel.emit(progress)
+        return [Rows(t, pack(self._versioned(r))) for t, r in rows.items() if r.height], StatefulBatchLogic.RETAIN
 
     def _emit(self, kernel: MergeKernel, last: MergeItem) -> list[Rows]:
         """Ask for rows when the watermark moved or early rows are due; a kernel has nothing to say in between."""

@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import enum
 import errno
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -20,6 +22,7 @@ import structlog
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 
+from flows import precompile
 from flows.anomaly_history import read_history
 from flows.dataflow import build
 from flows.errors import DependencyDown, LivePulseError, Stop
@@ -27,6 +30,7 @@ from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
+from flows.label_feed import labels_read
 from flows.masking import remember
 from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.metrics import EngineMetrics
@@ -39,7 +43,7 @@ from flows.source import IntakeSource, SourceRun
 from flows.steps import MergeLogic, ShardLogic, StepConfig
 from flows.telemetry import configure_logging
 from schemas.rows import RowsError
-from sinks.clickhouse import Store, StoreDownError, StoreError
+from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 from sinks.dead_letter import DeadLetterTopic, DeadLetterWriter
 from sinks.embedded import EmbeddedError
 from sinks.migration import SchemaError
@@ -53,6 +57,9 @@ log = structlog.get_logger()
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|database or disk is full")
+_SINK_PATIENCE = Patience(seconds=3_600)  # Kafka keeps what waits; /readyz and alerts tell of it
+_BROKER_THERE_SECONDS = 15  # it is asked every 10 s
 _ROUND_EVENTS = 60_000
 _MAX_WAITING = 200_000
 
@@ -74,10 +81,10 @@ class StoreAddress:
     password: str = field(repr=False)
     database: str
 
-    def connect(self, on_retry: Callable[[], None] | None = None) -> Store:
+    def connect(self, on_retry: Callable[[], None] | None = None, patience: Patience | None = None) -> Store:
         """A connection of one's own; `on_retry` is told of calls that had to be repeated."""
         password = remember(self.password)  # in each process that has it
-        store = Store.connect(self.url, user=self.user, password=password, database=self.database)
+        store = Store.connect(self.url, user=self.user, password=password, database=self.database, patience=patience)
         store.on_retry = on_retry or store.on_retry
         return store
 
@@ -113,8 +120,8 @@ def _tune_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 16 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
+        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
         libc.mallopt(_M_ARENA_MAX, 2)
 
 
@@ -151,7 +158,11 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         guard=RejectGuard(settings.reject_ratio, settings.reject_window),
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
-    sink = RowsSink(lambda: _writer(plan, metrics), owner=plan.index == 0, observe=metrics.inserted)
+    sink = RowsSink(
+        lambda: _dead_lettering(plan, _waiting_store(plan, metrics, drain)),
+        owner=plan.index == 0,
+        observe=metrics.inserted,
+    )
     warm_consumer(consumer, settings, plan.own_lanes)
     sources = min(settings.workers, len(plan.lanes))
     config = step_config(
@@ -163,10 +174,16 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         metrics=metrics,
     )
     try:
-        warm_up(config, builder)
+        _warm_up_first(settings, plan.index, config, builder)
         log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
-        with monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect):
+        with ExitStack() as beside:
+            beside.enter_context(monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect))
+            if plan.index == 0:
+                beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
             _run(build(source, sink, config), plan, recovery.config())
+        if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
+            for name in source.list_parts():  # the last epoch is committed: let lag tools see it
+                feed.commit(name, intake.position(name)[0])
     except BaseException as error:
         raise ours(error) from error
     finally:
@@ -174,9 +191,21 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
 
 
-def _writer(plan: WorkerPlan, metrics: EngineMetrics) -> Writer:
+def _waiting_store(plan: WorkerPlan, metrics: EngineMetrics, drain: threading.Event) -> Store:
+    """The store. An outage is waited out, unless the engine is told to stop."""
+
+    def again() -> None:
+        metrics.retried()
+        if drain.is_set():
+            raise StoreDownError(
+                f"stopped while the store {plan.store.url} does not answer: what it has not taken is read again"
+            )
+
+    return plan.store.connect(again, _SINK_PATIENCE)
+
+
+def _dead_lettering(plan: WorkerPlan, store: Store) -> Writer:
     """The store, and Kafka before it for dead letters."""
-    store = plan.store.connect(metrics.retried)
     topic = plan.settings.dead_letters_topic
     if not topic:
         return store
@@ -194,6 +223,20 @@ def _metrics_of(feed: KafkaFeed, intake: Intake) -> EngineMetrics:
 
     feed.heard = heard
     return metrics
+
+
+def _warm_up_first(settings: Settings, index: int, config: StepConfig, builder: PartBuilder) -> None:
+    """The same, faster where nothing is compiled yet: a helper compiles the funnels while we compile the rest."""
+    others = [family for family in settings.families if family != precompile.APART]
+    helper = precompile.start() if index == 0 and len(others) < len(settings.families) else None
+    if helper is not None:
+        rest = settings.model_copy(update={"families": tuple(others)})
+        made = step_config(
+            rest, sources=1, generation=1, state_dir=None, metrics=EngineMetrics()
+        )  # fmt: skip
+        warm_up(made, builder)
+        precompile.finish(helper)
+    warm_up(config, builder)
 
 
 def warm_up(config: StepConfig, builder: PartBuilder) -> None:
@@ -228,11 +271,14 @@ def ours(error: BaseException) -> BaseException:
         if isinstance(seen, StoreDownError | EmbeddedError):
             return DependencyDown(str(seen))
         if isinstance(seen, StoreError | RowsError | SchemaError):
-            return Stop(str(seen))
+            full = _NO_ROOM.search(str(seen))
+            return Stop(f"{seen} Make room for the store, then start again: state is kept" if full else str(seen))
         seen = seen.__cause__ or seen.__context__
     disk = next((e for e in met if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
     if disk is not None:
         return Stop(f"recovery state could not be written: {disk.strerror}. Make room, then start again: state is kept")
+    if any(_NO_ROOM.search(str(e)) for e in met):  # Bytewax panics with SQLite's words
+        return Stop("recovery state could not be written: the disk is full. Make room, then start again: state is kept")
     return error
 
 

@@ -65,8 +65,8 @@ _WHAT: Final = Row(
                 "Open ones first, then the newest, 100 at most; a click on the value shows it on the board Live ops",
                 "未恢复的在前,其次按时间倒序,最多 100 条;点击取值可跳转到直播运营总览",
             ),
-            "SELECT window_start, severity, state, route, series, dim, value, kind, actual, expected, low, high, score, "
-            f"explanation, if(route = 'pipeline', '→', '') AS engine {_TOLD} "
+            "SELECT window_start, severity, state, explanation, route, series, dim, value, kind, actual, expected, low, high, "
+            f"score, if(route = 'pipeline', '→', '') AS engine {_TOLD} "
             f"ORDER BY state = 'open' DESC, window_start DESC, {_RANK}, series, dim, value LIMIT 100",
             width=24,
             height=12,
@@ -122,6 +122,7 @@ _WHEN: Final = Row(
             height=10,
             colours=SEVERITIES,
             stacked=True,
+            bars=True,
             no_value=_NONE,
         ),
     ),
@@ -137,7 +138,7 @@ _WHERE: Final = Row(
             f"SELECT severity, count() AS anomalies {_TOLD} GROUP BY severity ORDER BY {_RANK}",
             width=6,
             rows_max=3,
-            colours={"anomalies": ORANGE},
+            colours=SEVERITIES,
             no_value=_NONE,
         ),
         Panel(

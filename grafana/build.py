@@ -13,12 +13,14 @@ from grafana_foundation_sdk.models import common, dashboard
 from grafana.model import LANGUAGES, Board, Language, Panel, Text, Variable
 from grafana.panel_options import field_config, options, transformations
 from grafana.targets import ANNOTATION_SQL, PROMETHEUS, clickhouse, prometheus, source
+from grafana.words import OPTIONS
 
 GRID_WIDTH: Final = 24
 ALL: Final = "$__all"
 _SOURCE_LABEL: Final = Text("Data source", "数据源")
 _METRICS_LABEL: Final = Text("Metrics source", "指标数据源")
 _ANOMALIES: Final = Text("Anomalies", "异常")
+_ALL: Final = Text("All", "全部")
 _BOARDS: Final = Text("Boards", "看板")
 
 
@@ -97,7 +99,7 @@ def _panel(panel: Panel, language: Language, number: int, place: dashboard.GridP
     if panel.kind == "text":
         targets, ref = [], None
     elif panel.expr:
-        targets, ref = [prometheus(panel)], source(PROMETHEUS)
+        targets, ref = [prometheus(panel, language)], source(PROMETHEUS)
     else:
         targets, ref = [clickhouse(panel)], source()
     return dashboard.Panel(
@@ -131,7 +133,11 @@ def _source_variable(name: str, label: str, plugin: str) -> dashboard.VariableMo
 
 
 def _query_variable(variable: Variable, language: Language) -> dashboard.VariableModel:
-    chosen = dashboard.VariableOption(text="All", value=ALL) if variable.many and variable.starts_with_all else None
+    chosen = (
+        dashboard.VariableOption(text=_ALL.of(language), value=ALL)
+        if variable.many and variable.starts_with_all
+        else None
+    )
     return dashboard.VariableModel(
         type_val=dashboard.VariableType.QUERY,
         name=variable.name,
@@ -148,13 +154,16 @@ def _query_variable(variable: Variable, language: Language) -> dashboard.Variabl
 
 
 def _custom_variable(variable: Variable, language: Language) -> dashboard.VariableModel:
+    words = OPTIONS.get(variable.name, {})
+    texts = {value: words[value].of(language) if value in words else value for value in variable.options}
+    named = [value if text == value else f"{text} : {value}" for value, text in texts.items()]
     choices = [
-        dashboard.VariableOption(text=text, value=text, selected=text == variable.options[0])
-        for text in variable.options
+        dashboard.VariableOption(text=text, value=value, selected=value == variable.options[0])
+        for value, text in texts.items()
     ]
     return dashboard.VariableModel(
         type_val=dashboard.VariableType.CUSTOM, name=variable.name, label=variable.label.of(language),
-        query=",".join(variable.options), options=choices, current=choices[0], include_all=False, multi=False,
+        query=",".join(named), options=choices, current=choices[0], include_all=False, multi=False,
     )  # fmt: skip
 
 

@@ -35,24 +35,24 @@ def newest_ms(store: Store, board: Mapping[str, Any]) -> int | None:
 
 def options_of(
     store: Store, variable: Mapping[str, Any], time: Range, values: Mapping[str, Sequence[str]], views: frozenset[str]
-) -> list[str]:
-    """What can be chosen; nothing while a view that it reads is not there. Errors: `AskError`."""
+) -> dict[str, str]:
+    """What can be chosen, and the text of each; nothing while a view that it reads is not there. Errors: `AskError`."""
     if variable["type"] == "custom":
-        return [option["value"] for option in variable["options"]]
+        return {option["value"]: option["text"] for option in variable["options"]}
     if not views_of(variable["query"]) <= views:
-        return []
+        return {}
     answer = store.ask(expand(variable["query"], time, values))
-    return [str(row[0]) for row in answer.rows]
+    return {str(row[0]): str(row[-1]) for row in answer.rows}
 
 
 def resolve(
     store: Store, board: Mapping[str, Any], time: Range, wanted: Mapping[str, Sequence[str]], views: frozenset[str]
-) -> tuple[dict[str, list[str]], Chosen, Chosen]:
-    """Options, what is chosen (`$__all` as it is), and the values that go into queries, by variable.
+) -> tuple[dict[str, dict[str, str]], Chosen, Chosen]:
+    """Options with their texts, what is chosen (`$__all` as it is), and the values that go into queries, by variable.
 
     A choice that is no longer among the options stays: the room of a link may be beyond the list's end.
     """
-    options: dict[str, list[str]] = {}
+    options: dict[str, dict[str, str]] = {}
     chosen: Chosen = {}
     values: Chosen = {}
     for variable in variables_of(board):
@@ -63,9 +63,9 @@ def resolve(
         if variable["type"] == "custom":
             picked = [value for value in picked if value in options[name]]
         if not picked:
-            picked = [ALL] if starts_with_all else options[name][:1]
+            picked = [ALL] if starts_with_all else list(options[name])[:1]
         if not variable.get("multi"):
             picked = picked[:1]
         chosen[name] = picked
-        values[name] = options[name] if ALL in picked else picked
+        values[name] = list(options[name]) if ALL in picked else picked
     return options, chosen, values

@@ -13,6 +13,7 @@ from grafana.asking import Answer, AskError, Store, StoreGoneError
 from grafana.choices import Chosen, newest_ms, resolve
 from grafana.lint import panels_of
 from grafana.macros import MacroError, Range, expand
+from grafana.merging import Question, merged
 from grafana.model import views_of
 
 LIVE_MS: Final = 120_000
@@ -39,7 +40,7 @@ class LiveBoard:
     def __init__(self, store: Store, board: dict[str, Any], view: View) -> None:
         self.store, self.board, self.view = store, board, view
         self._told: dict[Any, Any] = {}
-        self._resolved: tuple[dict[str, list[str]], Chosen, Chosen] | None = None
+        self._resolved: tuple[dict[str, dict[str, str]], Chosen, Chosen] | None = None
         self._resolved_at, self._views = 0.0, frozenset[str]()
 
     async def round(self) -> AsyncIterator[tuple[str, Any]]:
@@ -56,15 +57,22 @@ class LiveBoard:
             or self.view.fixed is None
         ):
             yield "state", state
-        jobs = [loop.run_in_executor(_POOL, self._panel, panel, time_range, values) for panel in self._asking()]
+        ready, asked = self._asked(time_range, values)
+        jobs = [
+            loop.run_in_executor(_POOL, self._answered, question, asked) for question in merged([q for _, q in asked])
+        ]
+        for told in self._news(ready):
+            yield "panel", told
         for done in asyncio.as_completed(jobs):
-            told = await done
-            if self._changed(told["id"], {k: v for k, v in told.items() if k != "ms"}):
+            for told in self._news(await done):
                 yield "panel", told
         notes = await loop.run_in_executor(_POOL, self._annotations, time_range, values)
         if self._changed("notes", notes):
             yield "notes", notes
         yield "round", {"at": round(time.time() * 1000)}
+
+    def _news(self, panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [told for told in panels if self._changed(told["id"], {k: v for k, v in told.items() if k != "ms"})]
 
     def _changed(self, key: Any, value: Any) -> bool:  # noqa: ANN401  # any JSON value
         if self._told.get(key, self) == value:
@@ -97,22 +105,42 @@ class LiveBoard:
         options, chosen, _ = self._resolved or ({}, {}, {})
         is_past = self.view.fixed is None and time_range.to_ms < round(time.time() * 1000) - LIVE_MS
         return {
-            "from": time_range.from_ms, "to": time_range.to_ms, "past": is_past, "options": options, "chosen": chosen,
+            "from": time_range.from_ms, "to": time_range.to_ms, "past": is_past,
+            "options": {name: list(texts.items()) for name, texts in options.items()}, "chosen": chosen,
             "back": self.view.back_ms or _back_ms(self.board),
         }  # fmt: skip
 
-    def _panel(self, panel: Mapping[str, Any], time_range: Range, values: Chosen) -> dict[str, Any]:
-        target = panel["targets"][0]
-        if "rawSql" not in target:
-            return {"id": panel["id"], "absent": "prometheus"}
-        missing = views_of(target["rawSql"]) - self._views
-        if missing:
-            return {"id": panel["id"], "absent": ", ".join(sorted(missing))}
+    def _asked(self, time_range: Range, values: Chosen) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
+        """What is known without asking, and the panels' queries."""
+        ready: list[dict[str, Any]] = []
+        asked: list[tuple[int, str]] = []
+        for panel in self._asking():
+            target = panel["targets"][0]
+            sql = target.get("rawSql")
+            missing = views_of(sql) - self._views if sql else frozenset()
+            if sql is None or missing:
+                ready.append({"id": panel["id"], "absent": ", ".join(sorted(missing)) or "prometheus"})
+                continue
+            try:
+                asked.append((panel["id"], expand(sql, time_range, values)))
+            except MacroError as error:
+                ready.append({"id": panel["id"], "error": _first_line(error), "gone": False})
+        return ready, asked
+
+    def _answered(self, question: Question, asked: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+        """The answers to all panels that a question stands for; asked one by one when they cannot be asked at once."""
         try:
-            answer = self.store.ask(expand(target["rawSql"], time_range, values))
-        except (AskError, MacroError) as error:
-            return {"id": panel["id"], "error": _first_line(error), "gone": isinstance(error, StoreGoneError)}
-        return {"id": panel["id"], **_plain(answer)}
+            answer = self.store.ask(question.sql)
+        except AskError as error:
+            if question.columns is None:
+                gone = isinstance(error, StoreGoneError)
+                return [{"id": asked[question.places[0]][0], "error": _first_line(error), "gone": gone}]
+            alone = (Question(asked[place][1], None, (place,)) for place in question.places)
+            return [told for one in alone for told in self._answered(one, asked)]
+        return [
+            {"id": asked[place][0], **_plain(answer, None if question.columns is None else question.columns[place])}
+            for place in question.places
+        ]
 
     def _annotations(self, time_range: Range, values: Chosen) -> list[list[Any]]:
         """Marks in time: [when, text]."""
@@ -126,10 +154,12 @@ class LiveBoard:
         return [[row[0], row[1]] for row in answer.rows]
 
 
-def _plain(answer: Answer) -> dict[str, Any]:
-    rows = [list(row) for row in answer.rows[:_ROWS_MAX]]
+def _plain(answer: Answer, column: int | None) -> dict[str, Any]:
+    """An answer, or one column of it."""
+    some = slice(None) if column is None else slice(column, column + 1)
+    rows = [list(row[some]) for row in answer.rows[:_ROWS_MAX]]
     return {
-        "columns": [list(column) for column in answer.columns], "rows": rows, "cut": len(answer.rows) > _ROWS_MAX,
+        "columns": [list(one) for one in answer.columns[some]], "rows": rows, "cut": len(answer.rows) > _ROWS_MAX,
         "ms": round(answer.took_ms),
     }  # fmt: skip
 

@@ -194,7 +194,7 @@ _PRODUCTS: Final = Row(
             "SELECT product_name, sum(product_clicks) AS clicks, sum(orders) AS orders, sum(buyers) AS buyers, "
             "sum(gmv_minor) / 100 AS gmv, sum(gmv_net_minor) / 100 AS net, "
             "sum(p.buyers) / nullIf(sum(p.clickers), 0) AS order_rate FROM live_products AS p "
-            "WHERE live_id IN (${room:singlequote}) GROUP BY product_name ORDER BY gmv DESC, product_name LIMIT 30",
+            "WHERE live_id IN (${room:singlequote}) GROUP BY product_id, product_name ORDER BY gmv DESC, product_id LIMIT 30",
             width=24,
             height=9,
             rows_max=30,
@@ -226,14 +226,14 @@ LIVE_ROOM: Final = Board(
         Variable(
             "creator",
             Text("Creator", "主播"),
-            "SELECT creator_id FROM live_sessions WHERE category IN (${category:singlequote}) "
+            "SELECT creator_id, any(creator_name) AS name FROM live_sessions WHERE category IN (${category:singlequote}) "
             "GROUP BY creator_id ORDER BY sum(gmv_minor) DESC, creator_id LIMIT 200",
             many=True,
         ),
         Variable(
             "room",
             Text("Room", "直播间"),
-            "SELECT live_id FROM live_sessions WHERE category IN (${category:singlequote}) "
+            "SELECT live_id, live_name FROM live_sessions WHERE category IN (${category:singlequote}) "
             "AND creator_id IN (${creator:singlequote}) AND started_at <= $__toTime "
             "AND coalesce(ended_at, as_of) >= $__fromTime "
             "ORDER BY state = 'live' DESC, watching_now DESC, gmv_minor DESC, live_id LIMIT 200",

@@ -76,7 +76,7 @@ class Panel:
     description: Text
     sql: str = ""
     expr: str = ""
-    legend: str = ""
+    legend: Text = Text("", "")
     width: int = 12
     height: int = 8
     unit: str = "short"
@@ -86,6 +86,7 @@ class Panel:
     colours: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, Column] = field(default_factory=dict)
     stacked: bool = False
+    bars: bool = False  # of a time series: figures of whole spans, which no line should join
     log_scale: bool = False
     entity: str = "topic"  # of a state timeline: the column that makes its lines
     rows_max: int = 5_000
@@ -115,6 +116,7 @@ class Row:
 class Variable:
     """A choice above the board: from a query, or from `options`. `many`: several values, and all, can be chosen.
 
+    A query's first column is the value, a second one the text that people see.
     A board opens with all of `many`, unless it `starts_with_all` not: then, as with a single choice, with the first.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from grafana_foundation_sdk.models import (
 
 from grafana.model import Column, Language, Panel
 from grafana.palette import BLUE
+from grafana.words import columns_of, values_of
 
 _LEGEND = common.VizLegendOptions(
     display_mode=common.LegendDisplayMode.LIST, placement=common.LegendPlacement.BOTTOM, show_legend=True, calcs=[]
@@ -103,11 +105,12 @@ def field_config(panel: Panel, language: Language) -> dashboard.FieldConfigSourc
         thresholds=dashboard.ThresholdsConfig(
             mode=dashboard.ThresholdsMode.ABSOLUTE, steps=steps or [dashboard.Threshold(value=None, color=BLUE)]
         ),
-        mappings=_state_colours(panel) if panel.kind == "state-timeline" else None,
+        mappings=_mappings(panel, language) if panel.kind not in ("table", "text") else None,
         custom=_custom(panel),
     )
     overrides = [_coloured(name, colour) for name, colour in panel.colours.items() if panel.kind != "state-timeline"]
-    overrides += [_column(name, column, language) for name, column in panel.columns.items()]
+    overrides += [_named(name, text) for name, text in _names(panel, language).items()]
+    overrides += [_column(panel, name, column, language) for name, column in panel.columns.items()]
     return dashboard.FieldConfigSource(defaults=defaults, overrides=overrides)
 
 
@@ -115,9 +118,9 @@ def _custom(panel: Panel) -> object | None:
     if panel.kind == "timeseries":
         stacking = common.StackingMode.NORMAL if panel.stacked else common.StackingMode.NONE
         return common.GraphFieldConfig(
-            draw_style=common.GraphDrawStyle.LINE,
+            draw_style=common.GraphDrawStyle.BARS if panel.bars else common.GraphDrawStyle.LINE,
             line_width=2,
-            fill_opacity=40 if panel.stacked else 8,
+            fill_opacity=80 if panel.bars else 40 if panel.stacked else 8,
             show_points=common.VisibilityMode.NEVER,
             span_nulls=False,
             stacking=common.StackingConfig(mode=stacking, group="A"),
@@ -125,12 +128,33 @@ def _custom(panel: Panel) -> object | None:
     return None
 
 
-def _state_colours(panel: Panel) -> list[dashboard.ValueMapping]:
+def _mappings(panel: Panel, language: Language) -> list[dashboard.ValueMapping] | None:
+    """Texts of a chart in its language; states with their colours."""
+    words = {name: text.of(language) for texts in values_of(panel).values() for name, text in texts.items()}
+    if panel.kind == "state-timeline":
+        return [_mapped({name: words.get(name, name) for name in panel.colours}, panel.colours)]
+    return [_mapped(words)] if words else None
+
+
+def _mapped(words: Mapping[str, str], colours: Mapping[str, str] | None = None) -> dashboard.ValueMap:
     shown = {
-        name: dashboard.ValueMappingResult(text=name, color=colour, index=at)
-        for at, (name, colour) in enumerate(panel.colours.items())
+        name: dashboard.ValueMappingResult(text=text, color=(colours or {}).get(name), index=at)
+        for at, (name, text) in enumerate(words.items())
     }
-    return [dashboard.ValueMap(options=shown)]
+    return dashboard.ValueMap(options=shown)
+
+
+def _names(panel: Panel, language: Language) -> dict[str, str]:
+    """What series are called: columns, and values that split them."""
+    texts = dict(columns_of(panel))
+    if panel.kind == "timeseries":
+        for words in values_of(panel).values():
+            texts.update(words)
+    return {name: text.of(language) for name, text in texts.items() if text.of(language) != name}
+
+
+def _named(name: str, text: str) -> dashboard.DashboardFieldConfigSourceOverrides:
+    return _override(name, [dashboard.DynamicConfigValue(id_val="displayName", value=text)])
 
 
 def _coloured(name: str, colour: str) -> dashboard.DashboardFieldConfigSourceOverrides:
@@ -138,8 +162,13 @@ def _coloured(name: str, colour: str) -> dashboard.DashboardFieldConfigSourceOve
     return _override(name, [dashboard.DynamicConfigValue(id_val="color", value=fixed)])
 
 
-def _column(name: str, column: Column, language: Language) -> dashboard.DashboardFieldConfigSourceOverrides:
+def _column(
+    panel: Panel, name: str, column: Column, language: Language
+) -> dashboard.DashboardFieldConfigSourceOverrides:
     properties = [dashboard.DynamicConfigValue(id_val="displayName", value=column.title.of(language))]
+    if words := values_of(panel).get(name):
+        mapped = _mapped({value: text.of(language) for value, text in words.items()})
+        properties.append(dashboard.DynamicConfigValue(id_val="mappings", value=[mapped]))
     if column.unit:
         properties.append(dashboard.DynamicConfigValue(id_val="unit", value=column.unit))
     if column.decimals is not None:

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import prometheus as sdk_prometheus
 
-from grafana.model import Panel
+from grafana.model import Language, Panel
 
 PLUGIN: Final = "grafana-clickhouse-datasource"
 PLUGIN_VERSION: Final = "4.20.0"  # without it the plugin migrates a query as one of version 3
@@ -52,8 +52,12 @@ def clickhouse(panel: Panel) -> ClickHouseQuery:
     return ClickHouseQuery(panel.sql, series=panel.is_series)
 
 
-def prometheus(panel: Panel) -> sdk_prometheus.Dataquery:
+def prometheus(panel: Panel, language: Language) -> sdk_prometheus.Dataquery:
     """A panel's query to Prometheus."""
     return sdk_prometheus.Dataquery(
-        ref_id="A", expr=panel.expr, legend_format=panel.legend, range_val=True, datasource=source(PROMETHEUS)
+        ref_id="A",
+        expr=panel.expr,
+        legend_format=panel.legend.of(language),
+        range_val=True,
+        datasource=source(PROMETHEUS),
     )

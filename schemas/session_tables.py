@@ -84,7 +84,7 @@ LABELS: Final = Table(
     (
         Column("kind", DIM, "What the id is of: live, creator, product, video, …"),
         Column("id", "String", "The id, as events carry it"),
-        Column("name", "String", "Its name"),
+        Column("name", "String", "Its name"),  # empty: taken away by a tombstone; the view leaves it out
     ),
     order_by=("kind", "id"),
     versioned=False,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from schemas.declared import COUNT, DIM, MONEY, TIME, Column, View, view_of
+from schemas.declared import COUNT, DIM, MONEY, TIME, Column, View
 from schemas.session_tables import (
     LABELS,
     LIVE_ID,
@@ -225,5 +225,5 @@ SESSION_VIEWS: Final = (
     LIVE_SESSION_MINUTES_VIEW,
     LIVE_SESSION_SOURCES_VIEW,
     LIVE_PRODUCTS_VIEW,
-    view_of(LABELS, "Names that people know opaque ids by"),
+    View(LABELS.view, "Names that people know opaque ids by", LABELS, LABELS.columns, where="name != ''"),
 )

@@ -101,6 +101,23 @@ def judge_line(raw: bytes, now_ms: int, limits: Limits) -> Valid | Reject:
     return _judge(raw, None, now_ms, limits)
 
 
+def text_field(raw: bytes, name: str, limits: Limits) -> str | Reject:
+    """One text of a JSON object, by the rules of events; blank ends are cut, and something must be left."""
+    try:
+        return _text_of(dict(_event(_text(raw, limits))), name, limits)
+    except _Fault as fault:
+        return Reject(fault.reason, fault.detail)
+
+
+def _text_of(values: dict[str, Any], name: str, limits: Limits) -> str:
+    if values.get(name) is None:
+        raise _Fault(Reason.MISSING_FIELD, f"{name} is {'null' if name in values else 'missing'}")
+    text = _usable(name, _string(name, values[name]).strip(), limits.max_text_bytes, Reason.INVALID_TEXT)
+    if not text:
+        raise _Fault(Reason.MISSING_FIELD, f"{name} is empty")
+    return text
+
+
 def _judge(raw: bytes | None, topic: str | None, record_ms: int, limits: Limits) -> Valid | Reject:
     try:
         found = _event(_text(raw, limits))

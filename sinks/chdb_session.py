@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -162,25 +164,15 @@ class Handle:
                 self._raw.streaming_cancel_query(opened)
 
     def insert(self, statement: str, fmt: str, rows: bytes) -> Result:
-        """Insert `rows`, encoded in `fmt`, by `statement` (`INSERT INTO t (a, b)`, without FORMAT and data)."""
-        opened = None
-        try:
-            opened = self._raw.send_insert(statement, fmt)
-            if rows:
-                self._raw.insert_append(opened, rows)
-            done, opened = self._raw.insert_done(opened), None
-            return Result(b"", 0, 0, int(done.rows_written()), int(done.bytes_written()), int(done.elapsed() * 1e9))
-        except RuntimeError as error:
-            raise ClickHouseError.of(str(error)) from None
-        finally:
-            if opened is not None:
-                self._cancel_insert(opened)
+        """Insert `rows`, encoded in `fmt`, by `statement` (`INSERT INTO t (a, b)`, without FORMAT and data).
 
-    def _cancel_insert(self, opened: Any) -> None:  # noqa: ANN401  # chDB ships no types
-        try:
-            self._raw.insert_cancel(opened)
-        except RuntimeError:
-            return  # the engine has given it up already
+        From a file in memory and not by chDB's own insert calls: those acknowledge rows that could not be written when
+        the disk is full.
+        """
+        if not rows:
+            return Result(b"")
+        with _in_memory(rows) as path:
+            return self.run(f"{statement} FROM INFILE {quote_string(path)} COMPRESSION 'none' FORMAT {fmt}")
 
     def classify(self, sql: str) -> Classified:
         """How ClickHouse's parser sees `sql`; nothing is run and no table looked up."""
@@ -203,6 +195,25 @@ class Handle:
     def close(self) -> None:
         """Let go of the connection."""
         self._raw.close()
+
+
+@contextmanager
+def _in_memory(blob: bytes) -> Iterator[str]:
+    """A path at which this process can read `blob`: of no disk where the system has such files (Linux)."""
+    if not hasattr(os, "memfd_create"):
+        with tempfile.NamedTemporaryFile(prefix="livepulse-rows-") as file:
+            file.write(blob)
+            file.flush()
+            yield file.name
+        return
+    descriptor = os.memfd_create("livepulse-rows")
+    try:
+        view = memoryview(blob)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 STREAMABLE: Final = frozenset(

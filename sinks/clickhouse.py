@@ -16,7 +16,7 @@ from schemas import ddl
 from schemas.rows import frame_to_arrow
 from schemas.session_tables import LABELS
 from schemas.tables import EVENTS, LOSSES, TABLES, identifier, table_of
-from sinks.migration import migrate
+from sinks.migration import is_complete, migrate
 
 _T = TypeVar("_T")
 
@@ -104,12 +104,18 @@ class Store:
         `retain_days`: days that rows of a table (by its view's name) are kept from ingestion on; absent: for ever.
         """
         days = {**(retain_days or {}), EVENTS.view: events_ttl_days}
-        migrate(
-            self,
-            ddl.Place(self.database, cluster),
-            {table_of(name).name: n for name, n in days.items()},
-            replace=replace,
-        )
+        place = ddl.Place(self.database, cluster)
+        try:
+            migrate(self, place, {table_of(name).name: n for name, n in days.items()}, replace=replace)
+        except StoreError as error:  # `livepulse_writer` of users.sql may not make what is there already
+            if replace or "ACCESS_DENIED" not in str(error) or not self._has_all(place):
+                raise
+
+    def _has_all(self, place: ddl.Place) -> bool:
+        try:
+            return is_complete(self, place)
+        except StoreError:  # there is no such database
+            return False
 
     def insert(self, table: str, frame: pl.DataFrame) -> None:
         """Insert rows into the table behind view `table`, in one insert. On return they are stored.

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Final
 from urllib.parse import parse_qsl
 
+from sinks.block_frames import unframed
 from sinks.chdb_session import ClickHouseError
 
 TRANSPORT_PARAMETERS: Final = frozenset(
@@ -77,25 +78,21 @@ class Insert:
     rows: bytes
 
 
-def request_of(target: str, headers: Mapping[str, str], body: bytes) -> Request:
+def request_of(target: str, headers: Mapping[str, str], body: bytes, body_max: int) -> Request:
     """A request from its target (`/?a=b`), its headers (lower-case names) and its raw body.
 
-    Errors: `ClickHouseError` for a compression or a credential that cannot be read.
+    Errors: `ClickHouseError` for a compression or a credential that cannot be read, `FrameError` for blocks that are
+    none or hold more than `body_max` bytes.
     """
     parameters = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
     body = _decompressed(body, headers.get("content-encoding", ""))
+    if _is_on(parameters, "decompress"):
+        body = unframed(body, body_max)
     if headers.get("content-type", "").startswith("multipart/form-data"):
         parameters, body = {**parameters, **_form_fields(headers["content-type"], body)}, b""
     user, password = _credentials(parameters, headers)
     settings = {k: v for k, v in parameters.items() if k not in TRANSPORT_PARAMETERS and not k.startswith("param_")}
     params = {k.removeprefix("param_"): v for k, v in parameters.items() if k.startswith("param_")}
-    for unsupported in ("compress", "decompress"):
-        if parameters.get(unsupported, "0") not in ("0", "false", ""):
-            raise ClickHouseError.because(
-                f"{unsupported}=1 (ClickHouse's own block compression) is not spoken here, Content-Encoding is",
-                48,
-                "NOT_IMPLEMENTED",
-            )
     return Request(parameters, settings, params, user, password, body)
 
 
@@ -118,9 +115,18 @@ def wants_framing(request: Request) -> bool:
     return version.isascii() and version.isdigit() and len(version) < 9 and int(version) >= 54_454
 
 
+def wants_blocks(request: Request) -> bool:
+    """The answer in ClickHouse's own compressed blocks."""
+    return _is_on(request.parameters, "compress")
+
+
 def wants_gzip(request: Request, accepted: str) -> bool:
     """As ClickHouse: only when both the URL and the header ask for it."""
-    return request.parameters.get("enable_http_compression", "0") in ("1", "true") and "gzip" in accepted
+    return _is_on(request.parameters, "enable_http_compression") and "gzip" in accepted
+
+
+def _is_on(parameters: Mapping[str, str], name: str) -> bool:
+    return parameters.get(name, "0") in ("1", "true")
 
 
 def status_of(code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from sinks.gateway import ENDPOINT_FILE, ENGINE_USER, EXIT_LOCKED, STORE_HEADER,
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.02
+_LEAST_FREE_BYTES: Final = 1 << 20  # of less ClickHouse reserves nothing
 LOG_FILE: Final = "store.log"
 
 
@@ -101,7 +103,7 @@ def start(directory: Path | str, *, die_with_parent: bool = False) -> Embedded:
         if process.poll() is None:
             process.kill()
             process.wait()
-        raise EmbeddedError(f"the embedded store in {directory} did not start: {said or 'it said nothing'}")
+        raise EmbeddedError(f"the embedded store in {directory} did not start: {said or _silence(directory)}")
 
 
 def ask(store_dir: Path | str, sql: str, *, default_format: str | None = None, database: str = "livepulse") -> bytes:
@@ -152,6 +154,12 @@ def _asked(store: Embedded, sql: str, default_format: str, database: str) -> Ite
         raise EmbeddedError(f"the embedded store at {store.read_url} does not answer: {error}") from error
     finally:
         connection.close()
+
+
+def _silence(directory: Path) -> str:
+    """Why a store may have said nothing: its log is on its own disk."""
+    full = shutil.disk_usage(directory).free < _LEAST_FREE_BYTES
+    return "its disk is full. Make room, then start again" if full else "it said nothing"
 
 
 def _spawn(directory: Path, *, die_with_parent: bool) -> subprocess.Popen[bytes]:

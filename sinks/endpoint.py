@@ -22,9 +22,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
-from sinks import native_frames, sql_guard
+from sinks import block_frames, native_frames, sql_guard
+from sinks.block_frames import FrameError
 from sinks.chdb_session import STREAMABLE, ClickHouseError, Database, Handle, Result, quote_name
-from sinks.clickhouse_http import Request, insert_of, request_of, status_of, wants_framing, wants_gzip
+from sinks.clickhouse_http import Request, insert_of, request_of, status_of, wants_blocks, wants_framing, wants_gzip
 
 STORE_HEADER: Final = "X-LivePulse-Store"
 MAX_BODY_BYTES: Final = 1 << 30
@@ -93,6 +94,7 @@ class Exchange(BaseHTTPRequestHandler):
     wbufsize = 1 << 16
     server: Endpoint
     _gzip = False  # the answer under way is compressed
+    _blocks = False  # and, within that, in ClickHouse's own blocks
 
     def setup(self) -> None:
         """A reader that stalls gives up its place sooner than the engine."""
@@ -115,7 +117,7 @@ class Exchange(BaseHTTPRequestHandler):
         """Silent: the engine reports, not its store."""
 
     def _answer(self) -> None:
-        self._gzip = False
+        self._gzip = self._blocks = False
         try:
             body = self._body()
             self._check_host()
@@ -126,8 +128,11 @@ class Exchange(BaseHTTPRequestHandler):
                     b"Ok.\n" if path == "/ping" else b"There is no handle " + path.encode() + b"\n",
                 )
                 return
-            request = request_of(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+            request = request_of(
+                self.path, {name.lower(): value for name, value in self.headers.items()}, body, self._body_max()
+            )
             self._authenticate(request)
+            self._blocks = wants_blocks(request)
             if not request.text.strip():
                 self._plain(200, b"Ok.\n")
             elif self.server.token is None:
@@ -136,6 +141,8 @@ class Exchange(BaseHTTPRequestHandler):
                 self._execute(request)
         except ClickHouseError as error:
             self._fail(error)
+        except FrameError as error:
+            self._fail(ClickHouseError.because(f"decompress=1: {error}", 271, "CANNOT_DECOMPRESS"))
         except native_frames.UnknownTypeError as error:
             self._fail(ClickHouseError.because(f"{error} is not spoken in this framing", 48, "NOT_IMPLEMENTED"))
         except ValueError as error:  # a length, a chunk or a header that is none
@@ -217,16 +224,19 @@ class Exchange(BaseHTTPRequestHandler):
         pack = packer.compress if packer else bytes
         try:
             for block in (first, second):
-                self._chunk(pack(block))
+                self._chunk(pack(self._framed(block)))
             for block in blocks:
-                self._chunk(pack(block))
+                self._chunk(pack(self._framed(block)))
         except ClickHouseError as error:
-            self._chunk(pack(b"\n" + error.message.encode() + b"\n"))
+            self._chunk(pack(self._framed(b"\n" + error.message.encode() + b"\n")))
             self._chunk(packer.flush() if packer else b"")
             self.close_connection = True
         else:
             self._chunk(packer.flush() if packer else b"")
             self.wfile.write(b"0\r\n\r\n")
+
+    def _framed(self, data: bytes) -> bytes:
+        return block_frames.framed(data) if self._blocks else data
 
     def _chunk(self, block: bytes) -> None:
         if not block:
@@ -241,14 +251,15 @@ class Exchange(BaseHTTPRequestHandler):
             "written_rows": str(result.written_rows),
             "written_bytes": str(result.written_bytes), "elapsed_ns": str(result.elapsed_ns),
         }  # fmt: skip
-        body = gzip.compress(result.body, _GZIP_LEVEL) if self._gzip else result.body
+        body = self._framed(result.body)
+        body = gzip.compress(body, _GZIP_LEVEL) if self._gzip else body
         self._head(200, fmt, len(body), {"X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))})
         if self.command != "HEAD":
             self.wfile.write(body)
 
     def _fail(self, error: ClickHouseError) -> None:
         self._gzip = False
-        body = f"{error.message} (version {self.server.store.version})\n".encode(errors="replace")
+        body = self._framed(f"{error.message} (version {self.server.store.version})\n".encode(errors="replace"))
         self._head(status_of(error.code), None, len(body), {"X-ClickHouse-Exception-Code": str(error.code or 1002)})
         self.wfile.write(body)
 
@@ -277,13 +288,16 @@ class Exchange(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         """The raw body. One that is over the limit ends the connection, unread."""
-        limit = MAX_BODY_BYTES if self.server.token is not None else MAX_READ_BODY_BYTES
+        limit = self._body_max()
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
             return b"".join(self._chunks(limit))
         length = int(self.headers.get("Content-Length") or 0)
         if length > limit or length < 0:
             raise self._too_large(limit)
         return self.rfile.read(length)
+
+    def _body_max(self) -> int:
+        return MAX_BODY_BYTES if self.server.token is not None else MAX_READ_BODY_BYTES
 
     def _chunks(self, limit: int) -> Iterator[bytes]:
         total = 0

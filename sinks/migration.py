@@ -65,6 +65,18 @@ def migrate(
         store.command(f"INSERT INTO {into} (version) VALUES ({ddl.SCHEMA_VERSION})")  # noqa: S608  # identifiers
 
 
+def is_complete(store: Asked, place: ddl.Place) -> bool:
+    """All that this version wants is there: a user who may not change it can work with it."""
+    there = _columns(store, place)
+    wanted = {table.name: {column.name for column in table.columns} for table in TABLES}
+    return (
+        ddl.VERSIONS_TABLE in there
+        and _version(store, place) == ddl.SCHEMA_VERSION
+        and all(columns <= there.get(name, {}).keys() for name, columns in wanted.items())
+        and all(view.name in there for view in VIEWS)
+    )
+
+
 def _mend(store: Asked, place: ddl.Place, table: Table, types: Mapping[str, str]) -> None:
     """Add columns that an older version's table lacks. Columns that this version does not know stay."""
     for column in table.stored:

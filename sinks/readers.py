@@ -98,7 +98,7 @@ class _Exchange(BaseHTTPRequestHandler):
         if reader is None or self.path.partition("?")[0] == "/ping":
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
-        request = request_of(self.path, {**headers, "content-encoding": ""}, body)
+        request = request_of(self.path, {**headers, "content-encoding": ""}, body, MAX_BODY_BYTES)
         given = f"{request.user}\0{request.password}".encode()
         if not hmac.compare_digest(given, "\0".join(reader).encode()):
             user = request.user or "default"

@@ -14,6 +14,7 @@ from sinks import fail_points
 
 _MAX_BUFFERED_ROWS = 500_000
 _MAX_AGE_SECONDS = 0.25  # rows come twice a second and replace older ones, so that they need not wait for the epoch
+_CLOSE_SECONDS = 10.0  # it may be waiting for a store that is down
 _PART = "store"
 
 
@@ -85,7 +86,7 @@ class _Flusher:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
         self._writer.close()
 
     def _raise(self) -> None:

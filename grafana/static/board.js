@@ -7,10 +7,10 @@ const ALL = "$__all";
 const WORDS = {
   en: { nothing: "No data in this range", prometheus: "Shown in Grafana: this panel asks Prometheus", absent: "Not in this store yet: ", all: "All", none: "none", of: "chosen",
     range: "Range", refresh: "Refresh", zone: "Times in", theme: "Theme", language: "Language", table: "Table", about: "What is this?", live: "live", lost: "connection lost, trying again",
-    wait: "waiting for the store", past: "The newest figures are of {0}: the range ends there. ", paused: "paused", light: "light", dark: "dark", here: "here", from: "from" },
+    wait: "waiting for the store", past: "The newest figures are of {0}: the range ends there. ", paused: "paused", light: "light", dark: "dark", here: "here", from: "from", skip: "Skip to the board", boards: "Boards" },
   zh: { nothing: "此时间段内没有数据", prometheus: "此面板查询 Prometheus,请在 Grafana 中查看", absent: "存储中尚无:", all: "全部", none: "无", of: "项已选",
     range: "时间范围", refresh: "刷新", zone: "时区", theme: "主题", language: "语言", table: "表格", about: "说明", live: "实时", lost: "连接中断,正在重试",
-    wait: "等待存储", past: "最新数据截至 {0},时间范围以此为终点。", paused: "已暂停", light: "浅色", dark: "深色", here: "本地", from: "自" },
+    wait: "等待存储", past: "最新数据截至 {0},时间范围以此为终点。", paused: "已暂停", light: "浅色", dark: "深色", here: "本地", from: "自", skip: "跳到看板", boards: "看板" },
 };
 const uid = location.pathname.split("/").pop();
 const address = new URLSearchParams(location.search);
@@ -45,6 +45,8 @@ async function start() {
   page.words = WORDS[listed.language];
   document.documentElement.lang = listed.language;
   document.title = board.title;
+  byId("skip").textContent = page.words.skip;
+  byId("boards").setAttribute("aria-label", page.words.boards);
   byId("title").textContent = board.title.replace(/^LivePulse · /, "");
   byId("title").title = board.description;
   byId("boards").replaceChildren(...listed.boards.map((one) => element("a", { href: `/d/${one.uid}${query}`, "aria-current": one.uid === uid ? "page" : null }, one.title)));
@@ -131,7 +133,7 @@ function status(kind, text) {
 function setControls() {
   const { options, chosen } = page.state;
   const fields = page.board.templating.list.filter((one) => one.name in options).map((one) =>
-    one.multi ? several(one, options[one.name], chosen[one.name]) : single(one.label, options[one.name].map((value) => [value, value]), chosen[one.name][0] ?? "",
+    one.multi ? several(one, options[one.name], chosen[one.name]) : single(one.label, options[one.name], chosen[one.name][0] ?? "",
       (value) => { change("var-" + one.name, value); connect(); }, chosen[one.name][0]));
   const words = page.words;
   const names = { 300000: "5m", 900000: "15m", 3600000: "1h", 10800000: "3h", 86400000: "24h", 604800000: "7d", 2592000000: "30d" };
@@ -154,9 +156,11 @@ function single(label, choices, value, act, extra) {
 
 function several(variable, options, chosen) {
   const all = chosen.includes(ALL);
-  const summary = all ? page.words.all : chosen.length === 1 ? chosen[0] : chosen.length ? `${chosen.length} ${page.words.of}` : page.words.none;
+  const texts = new Map(options);
+  const named = (value) => texts.get(value) || value || "–";
+  const summary = all ? page.words.all : chosen.length === 1 ? named(chosen[0]) : chosen.length ? `${chosen.length} ${page.words.of}` : page.words.none;
   const box = (value, text, checked) => element("label", {}, element("input", { type: "checkbox", value, checked }), text);
-  const list = element("div", { class: "choices" }, box(ALL, page.words.all, all), ...[...new Set([...chosen.filter((c) => c !== ALL), ...options])].map((one) => box(one, one || "–", !all && chosen.includes(one))));
+  const list = element("div", { class: "choices" }, box(ALL, page.words.all, all), ...[...new Set([...chosen.filter((c) => c !== ALL), ...texts.keys()])].map((one) => box(one, named(one), !all && chosen.includes(one))));
   const details = element("details", {}, element("summary", { "aria-label": `${variable.label}: ${summary}` }, summary), list);
   list.addEventListener("change", (event) => {
     const boxes = [...list.querySelectorAll("input")];

@@ -1,9 +1,12 @@
 // One drawing for each panel type that the dashboard JSON may have. plotly.js draws; nothing here asks for anything.
 import { axis, inert, local, shown } from "/static/figures.js";
-import { columnsOf, element, settings, table } from "/static/tables.js";
+import { columnsOf, element, settings, table, word } from "/static/tables.js";
 
 const SERIES = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#B8A90B", "#8C8C8C", "#7B61C4", "#3C9D9B"];
 const BRIGHT = { "#0072B2": "#5B8DEF" }; // the palette's blue is too dark on a dark card
+
+const TICKS = [{ dtickrange: [null, 59_999], value: "%H:%M:%S\n%Y-%m-%d" }, { dtickrange: [60_000, 86_399_999], value: "%H:%M\n%Y-%m-%d" },
+  { dtickrange: [86_400_000, null], value: "%m-%d\n%Y" }];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const onCard = (colour) => (document.documentElement.dataset.theme === "dark" && BRIGHT[colour]) || colour;
@@ -11,6 +14,7 @@ const onCard = (colour) => (document.documentElement.dataset.theme === "dark" &&
 export function draw(panel, told, body, context) {
   const drawers = { stat, table: drawTable, timeseries, barchart, bargauge: funnel, piechart: pie, heatmap, "state-timeline": states, text };
   const empty = emptyText(panel, told, context);
+  if (told.absent === "prometheus") body.parentNode.style.height = "96px"; // there will be nothing to see here
   if (empty && panel.type !== "text") return replace(body, element("div", { class: told.error ? "none error" : "none" }, empty));
   if (context.asTable) return replace(body, table(panel, told, context));
   (drawers[panel.type] ?? drawTable)(panel, told, body, context);
@@ -65,7 +69,7 @@ function seriesOf(panel, told, context) {
   for (const row of told.rows)
     for (const figure of figures) {
       const name = labels.length ? labels.map((c) => row[c.at]).join(" ") || "–" : figure.title;
-      if (!found.has(name)) found.set(name, { name, key: labels.length ? name : figure.name, x: [], y: [], text: [] });
+      if (!found.has(name)) found.set(name, { name: labels.length ? settings(panel, name).title : name, key: labels.length ? name : figure.name, x: [], y: [], text: [] });
       const series = found.get(name);
       series.x.push(local(row[time.at], context.zone));
       series.y.push(row[figure.at]);
@@ -100,29 +104,38 @@ function ticks(line, unit, values) {
   [line.tickformat, line.tickprefix, line.ticksuffix] = axis(unit, values.reduce((most, value) => Math.max(most, value ?? 0), 0));
 }
 
-function timed(layout, context) {
+function timed(layout, context, body) {
   layout.xaxis.type = "date";
+  layout.xaxis.tickangle = 0;
   layout.xaxis.range = [local(context.from, context.zone), local(context.to, context.zone)];
-  layout.xaxis.nticks = 7;
+  layout.xaxis.nticks = body.clientWidth < 420 ? 4 : 7;
+  layout.xaxis.hoverformat = "%Y-%m-%d %H:%M:%S";
+  layout.xaxis.tickformatstops = TICKS; // figures in every language; the date stands below where it changes
 }
 
 function timeseries(panel, told, body, context) {
   const layout = base(panel, context);
   const unit = panel.fieldConfig.defaults.unit;
   const stacked = panel.fieldConfig.defaults.custom?.stacking?.mode === "normal";
+  const bars = panel.fieldConfig.defaults.custom?.drawStyle === "bars";
   let series = seriesOf(panel, told, context);
   const most = body.clientWidth < 500 ? 6 : 12; // as many as a legend below can name
   if (series.length > most) {
     const size = (one) => one.y.reduce((sum, value) => sum + (value ?? 0), 0);
     series = series.map((one) => [size(one), one]).sort((a, b) => b[0] - a[0]).slice(0, most).map(([, one]) => one);
   }
-  const traces = series.map((one, at) => ({
+  const words = (one) => one.y.map((value) => inert(shown(value, unit, undefined, context.zone)));
+  const traces = series.map((one, at) => bars ? {
+    type: "bar", name: inert(one.name), x: one.x, y: one.y, marker: { color: colourOf(panel, one.key, at) }, customdata: words(one), hovertemplate: "%{customdata}",
+    width: one.x.length < 2 ? 3_600_000 : undefined,
+  } : ({
     type: "scatter", mode: one.x.length < 3 ? "lines+markers" : "lines", name: inert(one.name), x: one.x, y: one.y, connectgaps: false,
     line: { width: 2, color: colourOf(panel, one.key, at) }, stackgroup: stacked ? "one" : undefined,
-    customdata: one.y.map((value) => inert(shown(value, unit, undefined, context.zone))), hovertemplate: "%{customdata}",
+    customdata: words(one), hovertemplate: "%{customdata}",
   }));
+  if (bars) layout.barmode = stacked ? "stack" : "group";
   ticks(layout.yaxis, unit, series.flatMap((one) => one.y));
-  timed(layout, context);
+  timed(layout, context, body);
   layout.showlegend = series.length > 1;
   layout.margin.b = layout.showlegend ? 64 : 40;
   mark(layout, context);
@@ -141,7 +154,7 @@ function barchart(panel, told, body, context) {
   const { unit, decimals } = panel.fieldConfig.defaults;
   const layout = base(panel, context);
   ticks(layout.yaxis, unit, told.rows.flatMap((row) => row.slice(1)));
-  const names = told.rows.map((row) => inert(row[0]));
+  const names = told.rows.map((row) => inert(word(panel, row[0])));
   const traces = columns.filter((c) => c.numeric).map((c, at) => ({
     type: "bar", name: inert(c.title), x: names, y: told.rows.map((row) => row[c.at]),
     marker: { color: told.rows.map((row) => (settings(panel, row[0]).colour ? colourOf(panel, row[0], at) : colourOf(panel, c.name, at))) },
@@ -164,7 +177,7 @@ function funnel(panel, told, body, context) {
   layout.yaxis.rangemode = "normal";
   const label = (row) => `${shown(row[1], unit, decimals)}  ·  ${((100 * row[1]) / first).toLocaleString("en-US", { maximumFractionDigits: 1 })} %`;
   plot(body, [{
-    type: "funnel", y: told.rows.map((row) => inert(row[0])), x: told.rows.map((row) => row[1]),
+    type: "funnel", y: told.rows.map((row) => inert(word(panel, row[0]))), x: told.rows.map((row) => row[1]),
     text: told.rows.map((row) => inert(label(row))), textinfo: "text", textposition: "auto", hovertemplate: "%{y}: %{text}<extra></extra>",
     marker: { color: told.rows.map((row, at) => colourOf(panel, row[0], at)) }, connector: { fillcolor: css("--hover") },
     outsidetextfont: { color: css("--text") },
@@ -176,7 +189,7 @@ function pie(panel, told, body, context) {
   layout.margin = { l: 8, r: 8, t: 10, b: 10 };
   layout.legend = { orientation: "v", x: 1.02, y: 0.5, yanchor: "middle", font: { size: 12 } };
   plot(body, [{
-    type: "pie", hole: 0.55, sort: false, direction: "clockwise", labels: told.rows.map((row) => inert(row[0])), values: told.rows.map((row) => row[1]),
+    type: "pie", hole: 0.55, sort: false, direction: "clockwise", labels: told.rows.map((row) => inert(word(panel, row[0]))), values: told.rows.map((row) => row[1]),
     marker: { colors: told.rows.map((row, at) => colourOf(panel, row[0], at)), line: { color: css("--card"), width: 1.5 } },
     textinfo: "percent", textposition: "inside", insidetextorientation: "horizontal", hovertemplate: "%{label}: %{value:,} · %{percent}<extra></extra>",
   }], layout);
@@ -211,12 +224,12 @@ function states(panel, told, body, context) {
     }
   }
   const traces = [...runs].map(([state, list]) => ({
-    type: "bar", orientation: "h", name: inert(state), y: list.map((run) => inert(run.name)), base: list.map((run) => local(run.begin, context.zone)),
+    type: "bar", orientation: "h", name: inert(word(panel, state)), y: list.map((run) => inert(run.name)), base: list.map((run) => local(run.begin, context.zone)),
     x: list.map((run) => run.end - run.begin), width: 0.7, marker: { color: onCard(colours[state]?.color ?? "#8C8C8C") },
     customdata: list.map((run) => `${local(run.begin, context.zone).slice(11, 16)}–${local(run.end, context.zone).slice(11, 16)}`),
-    hovertemplate: "%{y}: " + inert(state) + " %{customdata}<extra></extra>",
+    hovertemplate: "%{y}: " + inert(word(panel, state)) + " %{customdata}<extra></extra>",
   }));
-  timed(layout, context);
+  timed(layout, context, body);
   layout.margin.b = 64;
   layout.barmode = "overlay";
   layout.hovermode = "closest";

@@ -24,10 +24,14 @@ export function settings(panel, name) {
       else if (id === "decimals") found.decimals = value;
       else if (id === "color") { found.colour = value.fixedColor; found.heat = value.mode?.startsWith("continuous"); }
       else if (id === "links") found.link = value[0].url;
+      else if (id === "mappings") found.words = value[0].options;
     }
   }
   return found;
 }
+
+// A text in the board's language: words of ours have one, names of people and things stay as they are.
+export const word = (panel, text) => panel.fieldConfig?.defaults?.mappings?.[0]?.options?.[text]?.text ?? text;
 
 const isNumeric = (type) => /^(Nullable\()?(U?Int|Float|Decimal)/.test(type);
 const isTime = (type) => /^(Nullable\()?DateTime/.test(type);
@@ -36,13 +40,14 @@ export function columnsOf(panel, told) {
   return told.columns.map(([name, type], at) => {
     const own = settings(panel, name);
     const unit = own.unit ?? (isTime(type) ? "dateTimeAsIso" : isNumeric(type) && panel.type !== "table" ? panel.fieldConfig?.defaults?.unit : undefined);
-    return { ...own, name, at, unit, numeric: isNumeric(type), time: isTime(type) };
+    const words = own.words ?? (panel.type === "table" ? undefined : panel.fieldConfig?.defaults?.mappings?.[0]?.options);
+    return { ...own, words, name, at, unit, numeric: isNumeric(type), time: isTime(type) };
   });
 }
 
 export function table(panel, told, context) {
   const columns = columnsOf(panel, told);
-  if (told.rows.length === 1 && panel.type === "table" && columns.length > 6) return pairs(columns, told.rows[0], context);
+  if (told.rows.length === 1 && panel.type === "table" && columns.length > 6 && panel.gridPos.w <= 12) return pairs(columns, told.rows[0], context);
   const hot = columns.filter((column) => column.heat);
   const matrix = hot.length > 10;
   const limits = matrix ? spread(told.rows, hot.map((c) => c.at)) : null;
@@ -62,7 +67,7 @@ function pairs(columns, row, context) {
 const beside = (columns, row) => (name) => row[columns.find((c) => c.name === name)?.at] ?? "";
 
 function cell(column, value, context, other) {
-  const text = shown(value, column.unit, column.decimals, context.zone);
+  const text = column.words?.[value]?.text ?? shown(value, column.unit, column.decimals, context.zone);
   const level = column.limits && typeof value === "number" ? Math.round((6 * (value - column.limits[0])) / (column.limits[1] - column.limits[0] || 1)) : null;
   const made = element("td", { class: (column.numeric ? "n" : "") + (level === null ? "" : ` heat${level}`) });
   if (column.link && value !== null && value !== "") {
@@ -71,7 +76,10 @@ function cell(column, value, context, other) {
       .replace("${__url_time_range}", context.range());
     made.append(element("a", { href: target }, text));
   } else made.append(text);
-  if (text.length > 40) made.title = text;
+  if (text.length > 40) {
+    made.title = text;
+    made.classList.add("long");
+  }
   return made;
 }
 

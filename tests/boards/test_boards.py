@@ -22,6 +22,8 @@ from grafana.choices import newest_ms, resolve
 from grafana.lint import lint, panels_of
 from grafana.macros import MacroError, Range, expand, expand_macros, interpolate
 from grafana.model import LANGUAGES, Board, Panel, Row, Text, views_of
+from grafana.view_times import measure
+from grafana.words import values_of
 from schemas.views import VIEWS
 from tests.boards.conftest import Filled
 
@@ -52,6 +54,13 @@ def test_boards_keep_the_rules_and_read_views_that_exist(board: Board) -> None:
     for panel in board.panels:
         assert panel.views <= views
         assert panel.title.en != "" != panel.title.zh
+
+
+def test_words_of_one_panel_do_not_contradict_each_other() -> None:
+    for panel in (panel for board in BOARDS for panel in board.panels if panel.kind != "table"):
+        told: dict[str, Text] = {}
+        for words in values_of(panel).values():
+            assert all(told.setdefault(name, text) == text for name, text in words.items()), panel.title.en
 
 
 def spoiled(change: Callable[[dict[str, Any]], object]) -> list[str]:
@@ -117,6 +126,15 @@ def test_every_query_of_every_board_runs(filled: Filled) -> None:
     quiet = {f"livepulse-anomalies/{panel.title.en}" for panel in ANOMALIES.panels}  # a day of watching comes first
     assert set(report.empty) <= quiet | {"livepulse-hours/Best push hours", "livepulse-hours/Lift by hour of day"}
     json.dumps(report.plain())
+
+
+@pytest.mark.integration
+def test_every_view_answers_soon_over_a_day_the_first_time_too(filled: Filled) -> None:
+    found = measure(filled.store)
+    assert {one.view for one in found} == {view.name for view in VIEWS}
+    slow = {one.view: one for one in found if max(one.first_ms, one.again_ms) > 2_000}  # 300 on a machine of one's own
+    assert slow == {}
+    assert sum(one.rows for one in found) > 50_000
 
 
 @pytest.mark.integration

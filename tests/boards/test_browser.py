@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -15,6 +16,10 @@ import polars as pl
 import pytest
 
 from grafana.boards import BOARDS
+from grafana.build import plain
+from grafana.live import LiveBoard
+from grafana.preview import view_of
+from grafana.words import VALUES
 from sinks.clickhouse import Store as Writer
 from tests.boards.chromium import Page, find_chromium
 from tests.boards.conftest import Filled
@@ -92,7 +97,7 @@ def test_every_chart_has_a_table_and_the_keyboard_reaches_it(page: Page, site: s
     assert page.run(f"{button}.tabIndex") == 0
     page.run(f"{button}.click()")
     page.wait("document.querySelector('.panel.bargauge table')")
-    assert page.run("document.querySelector('.panel.bargauge th').textContent") == "step_name"
+    assert page.run("document.querySelector('.panel.bargauge th').textContent") == "step"
     assert page.run("document.querySelectorAll('.panel.bargauge tbody tr').length") == 5
     unnamed = "[...document.querySelectorAll('button, select, summary')].filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).length"
     assert page.run(unnamed) == 0
@@ -152,3 +157,44 @@ def test_foreign_hosts_and_paths_are_refused(site: str) -> None:
         assert refused.value.code == status, path
     with urlopen(site + "/api/boards/livepulse-ops?lang=zh") as answer:
         assert json.load(answer)["title"].endswith("直播运营总览")
+
+
+PROPER = set(re.findall(
+    "[A-Za-z]+", "LivePulse GMV PCU ACU GPM UV AOV Kafka Prometheus Grafana SRE ID UTC min English Asia/Shanghai Asia/Kolkata"
+    " Europe/London America/New_York"
+))  # fmt: skip
+UNITS = re.compile(r"\d\s?[kMGTsdhmy]\b|\d+ (?:ms|min)|/min|/s\b|\bR²|p99")
+
+
+def data_of(filled: Filled, uid: str, back: str) -> set[str]:
+    """Words that events and the engine gave, which no language changes."""
+
+    async def told() -> set[str]:
+        board = plain(next(board for board in BOARDS if board.uid == uid), "zh")
+        live = LiveBoard(filled.store, board, view_of({"range": back}))
+        found: set[str] = set()
+        async for name, one in live.round():
+            if name == "state":
+                found |= {text for options in one["options"].values() for pair in options for text in pair}
+            elif name == "panel" and "rows" in one:
+                open_ones = [at for at, (column, _) in enumerate(one["columns"]) if column not in VALUES]
+                found |= {row[at] for row in one["rows"] for at in open_ones if isinstance(row[at], str)}
+                found |= {row[at] for row in one["rows"] for at, (c, _) in enumerate(one["columns"]) if c == "value"}
+        return found
+
+    return {word for text in asyncio.run(told()) for word in re.findall(r"[A-Za-z]+", text)}
+
+
+@pytest.mark.parametrize("uid", [board.uid for board in BOARDS])
+def test_in_chinese_no_english_word_of_ours_is_left(page: Page, site: str, filled: Filled, uid: str) -> None:
+    page.open("about:blank")
+    page.open(f"{site}/d/{uid}?range=24h&lang=zh")
+    page.wait(f"location.pathname === '/d/{uid}' && {READY} && document.documentElement.lang === 'zh'")
+    look = (
+        "[...document.querySelectorAll('header, .bar, #notice, .panel, h2')].flatMap(e => [e.innerText || '', "
+        "...[...e.querySelectorAll('svg text, option, summary')].map(t => t.textContent)]).join('\\n')"
+    )
+    seen = page.run(look)
+    page.run("document.querySelectorAll('.panel .head button[aria-label^=表格]').forEach(b => b.click())")
+    words = set(re.findall(r"[A-Za-z]{2,}", UNITS.sub(" ", f"{seen}\n{page.run(look)}")))
+    assert words - PROPER - data_of(filled, uid, "24h") == set()

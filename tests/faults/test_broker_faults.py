@@ -17,6 +17,7 @@ from tests.faults.test_store_faults import CORE
 from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
 from tests.integration.traffic import Traffic, hours_ago, produce, total
+from tests.oracles.log import judge
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(300), long]
 Engine = Callable[..., EngineProcess]
@@ -147,26 +148,54 @@ def test_workers_1_4_2(kafka: Broker, topics: Topics, topic_prefix: str, engine:
     agree(process, traffic)
 
 
-def test_sigterm_under_load_leaves_nothing_to_replay(
-    kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_in_the_middle_of_a_backlog_leaves_nothing_to_replay(
+    kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine, workers: int
 ) -> None:
+    """What is stored, what the group has committed and where the next start reads on are one, partition by partition."""
     topics(kafka, names=CORE)
     traffic = Traffic(seed=SEED, start_ms=hours_ago(2))
-    produce(kafka.address, topic_prefix, traffic, 60_000, step_ms=50)
-    process = engine("--idle-timeout", "2s")
+    produce(kafka.address, topic_prefix, traffic, 60_000, step_ms=100)
+    process = engine("--idle-timeout", "2s", "--batch-messages", "2000", "--workers", str(workers))
     process.start()
-    process.until(lambda: '"reading"' in process.said())
+    process.until(lambda: process.metric("livepulse_events_total") > 0)
     began = time.monotonic()
     assert process.stop() == 0
     took = time.monotonic() - began
-    stored = process.rows("SELECT sum(consumed) AS n FROM livepulse.ingest_ledger")[0]["n"]
-    consumer = Consumer({"bootstrap.servers": kafka.address, "group.id": topic_prefix})
-    places = [TopicPartition(topic_prefix + name, p) for name in CORE for p in range(4)]
-    committed = sum(max(0, place.offset) for place in consumer.committed(places, timeout=10))
-    consumer.close()
-    print(f"\nSIGTERM: {took:.1f} s; {stored:,} of 60,000 read, {committed:,} committed")
+    stored = {
+        f"{row['topic']}/{row['partition']:04d}": int(row["n"])
+        for row in process.rows(
+            "SELECT topic, partition, sum(consumed) AS n, sum(accepted + duplicate + late + rejected + filtered) AS o "
+            "FROM livepulse.ingest_ledger GROUP BY topic, partition HAVING n = o"
+        )
+    }
+    committed = _committed(kafka, topic_prefix)
+    print(f"\nSIGTERM, {workers} workers: {took:.1f} s; {sum(stored.values()):,} of 60,000 read and committed")
     assert took <= 10
-    assert stored == committed
+    assert 0 < sum(stored.values()) < 60_000
+    assert {name: stored.get(name, 0) for name in committed} == committed
+    read = {lane: log[: committed[f"{lane[0]}/{lane[1]:04d}"]] for lane, log in traffic.log.items()}
+    (events,) = process.rows("SELECT count() AS n FROM livepulse.events")
+    assert events["n"] == len(judge(read).accepted)  # no row of what would have to be read again
+    said = process.said()
+    assert "stopped; nothing to replay" in said
+    process.flags = ("--idle-timeout", "2s", "--workers", str(workers))
     process.start()
+    process.until(lambda: process.said().count("next offsets to read") == 2 * workers)
+    assert _read_on(process.said()[len(said) :]) == committed
     process.until(lambda: process.consumed() == 60_000, 90)
     agree(process, traffic)
+
+
+def _committed(kafka: Broker, prefix: str) -> dict[str, int]:
+    consumer = Consumer({"bootstrap.servers": kafka.address, "group.id": prefix})
+    places = [TopicPartition(prefix + name, p) for name in CORE for p in range(4)]
+    found = consumer.committed(places, timeout=10)
+    consumer.close()
+    return {f"{place.topic.removeprefix(prefix)}/{place.partition:04d}": max(0, place.offset) for place in found}
+
+
+def _read_on(said: str) -> dict[str, int]:
+    """Where the workers said that they read on."""
+    told = [json.loads(line) for line in said.splitlines() if '"next offsets to read"' in line]
+    return {name: offset for line in told for name, offset in line.items() if "/" in name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,11 @@ from tests.faults.conftest import SEED, long
 from tests.faults.proxy import Proxy
 from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
-from tests.integration.traffic import Traffic, hours_ago, produce
+from tests.integration.traffic import Traffic, hours_ago, produce, total
+from tests.oracles.log import judge
 
-pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(900 if os.environ.get("SOAK") else 300)]
+OUTAGE_SECONDS = 600 if os.environ.get("SOAK") else 30
 CORE = ("view", "like", "gift", "order")
 
 
@@ -61,6 +64,75 @@ def test_a_store_that_fails_for_a_while(
     assert proxy.lost or mode != "lose"
     assert served.metric("livepulse_sink_retries_total") > 0 or mode == "stall"  # it waits for the answer
     assert served.stop() == 0
+
+
+@long
+def test_an_outage_of_ten_minutes(
+    kafka: Broker, topics: Callable[..., object], topic_prefix: str, served: EngineProcess, proxy: Proxy
+) -> None:
+    """The backlog of ten minutes; the outage itself lasts 30 s, or with SOAK=1 the ten minutes. A bounded memory."""
+    topics(kafka, names=CORE)
+    served.flags = (*served.flags, "--idle-timeout", "15min")
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 5_000, step_ms=4)
+    served.start()
+    served.until(lambda: served.consumed() >= 5_000)
+    before = resident_mb(served.pid, "VmRSS")
+    proxy.mode = "refuse"
+    began = time.monotonic()
+    for minute in range(10):
+        produce(kafka.address, topic_prefix, traffic, 15_000, step_ms=4)
+        time.sleep(max(0.0, began + (minute + 1) * OUTAGE_SECONDS / 10 - time.monotonic()))
+        assert served.running, served.said()[-3000:]
+        assert served.asked("/livez")[0] == 200
+    assert served.asked("/readyz")[0] == 503
+    during = resident_mb(served.pid, "VmHWM")
+    down, proxy.mode, began = time.monotonic() - began, "pass", time.monotonic()
+    served.until(lambda: served.consumed() == total(traffic))
+    took, peak = time.monotonic() - began, resident_mb(served.pid, "VmHWM")
+    assert served.stop() == 0
+    served.flags = (*served.flags, "--idle-timeout", "2s")  # the end of the traffic closes what is open
+    served.start()
+    agree(served, traffic)
+    late = served.rows("SELECT count() AS n FROM livepulse.late_events")[0]["n"]
+    should = sum(tally["late"] for tally in judge(traffic.log).counts.values())
+    print(
+        f"\ndown for {down:.0f} s, 150,000 messages: caught up {took:.1f} s later; resident before {before:.0f} MB, "
+        f"peak while down {during:.0f} MB, at catch-up {peak:.0f} MB; late events {late}, of the log {should}"
+    )
+    assert late == should
+    assert during - before < 400
+    assert peak - before < 800
+
+
+def resident_mb(pid: int, figure: str) -> float:
+    """VmRSS or VmHWM of a process."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(figure))
+    return int(line.split()[1]) / 1024
+
+
+@long
+def test_sigterm_while_the_store_is_down(
+    kafka: Broker, topics: Callable[..., object], topic_prefix: str, served: EngineProcess, proxy: Proxy
+) -> None:
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    served.start()
+    served.until(lambda: served.consumed() >= 1_000)
+    proxy.mode = "refuse"
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    served.until(lambda: served.metric("livepulse_sink_retries_total") > 2)
+    began = time.monotonic()
+    code = served.stop()
+    took = time.monotonic() - began
+    assert "stopped while the store" in served.said(), served.said()[-2000:]
+    proxy.mode = "pass"
+    served.start()
+    served.until(lambda: served.consumed() == 2_000)
+    agree(served, traffic)
+    print(f"\nSIGTERM while the store was down: {took:.1f} s, exit code {code}; then all was read again")
+    assert (code, took < 10) == (3, True)
 
 
 @long

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
@@ -18,8 +19,11 @@ const query = `SELECT number AS n, toLowCardinality(concat('v', toString(number 
 
 func main() {
 	method := clickhouse.CompressionNone
-	if os.Getenv("COMPRESS") == "gzip" {
+	switch os.Getenv("COMPRESS") {
+	case "gzip":
 		method = clickhouse.CompressionGZIP
+	case "lz4":
+		method = clickhouse.CompressionLZ4
 	}
 	connection, err := clickhouse.Open(&clickhouse.Options{
 		Protocol:    clickhouse.HTTP,
@@ -54,7 +58,7 @@ func main() {
 	fail(rows.Err())
 	fmt.Printf("rows %d sum %.0f\n", count, sum)
 	_, err = connection.Query(context, "SELECT * FROM file('/etc/passwd')")
-	fmt.Println("refused", err != nil)
+	fmt.Println("refused", err != nil && strings.Contains(err.Error(), "Code: "))
 }
 
 func fail(err error) {

@@ -6,7 +6,7 @@ import errno
 
 from flows.errors import DependencyDown, Stop
 from flows.worker import ours
-from sinks.clickhouse import StoreDownError
+from sinks.clickhouse import StoreDownError, StoreError
 
 
 def wrapped(inner: BaseException) -> BaseException:
@@ -32,3 +32,12 @@ def test_a_full_disk_is_said() -> None:
     found = ours(wrapped(OSError(errno.ENOSPC, "No space left on device")))
     assert isinstance(found, Stop)
     assert "No space left on device" in str(found)
+
+
+def test_a_full_disk_is_said_whoever_finds_it() -> None:
+    bytewax = RuntimeError('SqliteFailure(Error { code: DiskFull, … }, Some("database or disk is full"))')
+    store = StoreError("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE)")
+    for error in (wrapped(bytewax), wrapped(store)):
+        found = ours(error)
+        assert isinstance(found, Stop)
+        assert "ake room" in str(found)

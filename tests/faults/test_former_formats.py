@@ -1,0 +1,136 @@
+"""State that another version wrote: `livepulse run` refuses it, names both numbers, and writes nothing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from flows.broker import Broker
+from flows.state_log import _FRAME, _encoded, _Record
+from tests.faults.conftest import SEED, long
+from tests.faults.test_store_faults import CORE
+from tests.integration.agreement import agree
+from tests.integration.engine_process import EngineProcess
+from tests.integration.traffic import Traffic, hours_ago, produce
+
+pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(400), long]
+Change = Callable[[Path], None]
+
+
+def facts(**changes: object) -> Change:
+    def change(recovery: Path) -> None:
+        path = recovery / "facts.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def facts_are(text: str) -> Change:
+    return lambda recovery: (recovery / "facts.json").write_text(text) and None
+
+
+def snapshots(step: str, fields: Callable[[list[object]], list[object]]) -> Change:
+    """Rewrite what Bytewax's store holds for one step: pickled bytes, a packed list that begins with its format."""
+
+    def change(recovery: Path) -> None:
+        database = sqlite3.connect(recovery / "bytewax" / "part-0.sqlite3")
+        rows = database.execute("SELECT rowid, ser_change FROM snaps WHERE step_id = ?", (f"livepulse.{step}",))
+        for row, blob in rows.fetchall():
+            packed = msgspec.msgpack.encode(fields(msgspec.msgpack.decode(pickle.loads(blob))))
+            database.execute("UPDATE snaps SET ser_change = ? WHERE rowid = ?", (pickle.dumps(packed), row))
+        database.commit()
+        database.close()
+
+    return change
+
+
+def kernel(key: str, part: str, places: dict[bytes, int]) -> Change:
+    """Count one down at the byte behind a mark (at the blob's start: b"") in one kernel's part of a state file."""
+
+    def former(blob: bytes) -> bytes:
+        mark, behind = next((mark, at) for mark, at in places.items() if mark in blob[:40])
+        at = blob.index(mark) + behind
+        return blob[:at] + bytes([blob[at] - 1]) + blob[at + 1 :]
+
+    def change(recovery: Path) -> None:
+        (path,) = (recovery / "state").glob(f"{key}.*.log")
+        blob, at, out = path.read_bytes(), 0, b""
+        while at < len(blob):
+            size, _ = _FRAME.unpack_from(blob, at)
+            record = msgspec.msgpack.decode(blob[at + _FRAME.size : at + _FRAME.size + size], type=_Record)
+            parts = {name: former(of) if name == part else of for name, of in record.parts.items()}
+            payload = b"".join(_encoded(_Record(record.full, parts)))
+            assert len(payload) == size
+            out += _FRAME.pack(size, zlib.crc32(payload)) + payload
+            at += _FRAME.size + size
+        path.write_bytes(out)
+
+    return change
+
+
+NAMED = {b"\xa6format": 7}
+LISTED = {b"": 1}
+CASES: dict[str, tuple[Change, str]] = {
+    "directory, former": (facts(format=0), r"recovery is of format 0; this version reads 1"),
+    "directory, later": (facts(format=2), r"recovery is of format 2; this version reads 1"),
+    "directory, other fields": (facts_are('{"format": 0, "slices": 4}'), r"is of format 0; this version reads 1"),
+    "directory, no format": (facts_are('{"shards": 4}'), r"facts\.json is damaged"),
+    "source, former": (snapshots("source", lambda f: [0, *f[1:]]), r"source partition \S+ is of format 0; this"),
+    "source, other fields": (snapshots("source", lambda f: [2, "x"]), r"source partition \S+ is of format 2; this"),
+    "shard manifest, former": (snapshots("shard", lambda f: [0, *f[1:]]), r"recovery state is of format 0; this"),
+    "family manifest, other fields": (snapshots("merge", lambda f: [2, {}]), r"recovery state is of format 2; this"),
+    "ids seen": (kernel("shard-00", "admission", {b"": 0}), r"admission: key set of format 1; this version reads 2"),
+    "activity of users": (kernel("shard-00", "activity", LISTED), r"activity: activity state of format 0; this"),
+    "heat of users": (kernel("shard-00", "heat", NAMED), r"heat: .* of format 0; this"),
+    "funnel of users": (kernel("shard-00", "funnel", LISTED), r"funnel: funnel state of format 0; this"),
+    "rooms of users": (kernel("shard-00", "sessions", NAMED), r"sessions: .* of format 0; this"),
+    "rows of activity": (kernel("family-activity", "activity", {b"watched1": 13}), r"activity: .* of format 0; this"),
+    "rows of the funnel": (kernel("family-funnel", "funnel", LISTED), r"funnel: funnel state of format 0; this"),
+    "rows of heat": (kernel("family-heat", "heat", NAMED), r"heat: heat state of format 0; this"),
+    "rows of rooms": (kernel("family-sessions", "sessions", NAMED), r"sessions: .* of format 0; this"),
+}  # fmt: skip
+
+
+def test_state_of_another_version_is_refused(
+    kafka: Broker, topics: Callable[..., object], topic_prefix: str, engine: Callable[..., EngineProcess],
+    store_dir: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    process = engine("--idle-timeout", "2s")
+    process.start()
+    process.until(lambda: process.consumed() == 1_000)
+    assert process.stop() == 0
+    count = "SELECT sum(rows) AS n FROM system.parts WHERE active AND database = 'livepulse'"
+    rows, recovery, kept = process.rows(count), store_dir / "recovery", tmp_path / "kept"
+    shutil.copytree(recovery, kept)
+    wrong = {}
+    for name, (change, words) in CASES.items():
+        shutil.rmtree(recovery)
+        shutil.copytree(kept, recovery)
+        change(recovery)
+        before = len(process.said())
+        process.start()
+        code, said = process.wait(60), process.said()[before:]
+        told = next((line for line in said.splitlines() if line.startswith(("error: ", "unexpected"))), said)
+        if code != 1 or not told.startswith("error: ") or not re.search(words, told):
+            wrong[name] = (code, told)
+        print(f"\n{name}: {told}", end="")
+    assert wrong == {}
+    assert process.rows(count) == rows
+    shutil.rmtree(recovery)
+    shutil.copytree(kept, recovery)
+    process.start()
+    produce(kafka.address, topic_prefix, traffic, 1_000)
+    process.until(lambda: process.consumed() == 2_000)
+    agree(process, traffic)
