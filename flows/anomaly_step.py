@@ -106,22 +106,9 @@ def step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
                 continue
             # What a count with this relative spread would be: the units of zeros, whatever the measure's own.
             facts[s, _ZEROS] = facts[s, _ZEROS] + (middle / (2.0 * spread)) ** 2 if x == 0.0 else 0.0
-            _judge(
-                w,
-                s,
-                x,
-                z,
-                expected,
-                spread,
-                whole[s],
-                1.0 if known else _UNKNOWN_FACTOR,
-                ready,
-                facts,
-                out,
-                event,
-                kind,
-                accept,
-            )
+            doubt = 1.0 if hours[s, slot, 1] > 1.0 else _ONCE
+            factor = 1.0 if known else _UNKNOWN_FACTOR
+            _judge(w, s, x, z, expected, spread, whole[s], doubt, factor, ready, facts, out, event, kind, accept)
             _learn(s, slot, x, z, season, spread, hours, scale, facts)
 
 
