@@ -36,8 +36,8 @@ _MEAN_WINDOWS, _MEAN_LIMIT, _MEAN_LIMIT_STEADY, _MEAN_LEAST = 8.0, 5.5, 4.3, 0.2
 """Of the fading mean of z: its time constant, its limit in its own spread (where the series is steady: less), and the
 spread that white noise gives it. It watches the whole alone, which is one series of many: of their parts, which are
 less regular, the CUSUM tells."""
-_STEADY: Final = 0.07
-"""Noise of a window, relative to the expected value, up to which a series is steady: large counts."""
+_STEADY: Final = 0.2
+"""Noise of a window, relative to the expected value, up to which a series is steady."""
 _MEAN_LEARNT: Final = 1_440
 _RUN_WINDOWS: Final = 8.0
 """Time constant of the mean by which a run matters: of all of it, a leak would have to lose twice as much first."""
