@@ -295,10 +295,8 @@ class Settings(BaseModel):
                 f"after its id was forgotten and count twice; set dedupe_horizon to {format_duration(wait)} or more"
             )
         if self.workers > self.shards:
-            raise ValueError(
-                f"workers {self.workers} is over shards {self.shards}: some would idle; use fewer, or set shards to "
-                f"{self.workers} before the first start (the number is fixed for the life of a recovery directory)"
-            )
+            fix = "use fewer workers, or more shards from the first start on"
+            raise ValueError(f"workers {self.workers} is over shards {self.shards}: {fix}")
         if self.store_password is not None and self.store_password_file is not None:
             raise ValueError("store_password and store_password_file are both set; keep store_password_file")
         return self
