@@ -1,8 +1,8 @@
 """Anomalies planted into the messages of a simulation, through the whole engine, against the simulation's truth.
 
-Two days of history are little: hours of small, bursty series are not known well yet, so that false alerts are bounded at
-ten times of what they must be after two weeks (`livepulse bench anomalies`). All days are declared holidays, which share the hours of one day: detectors know them after days instead of weeks.
-`PLANTED=all` plants three times as many over nine days.
+Two days of history are little: hours of small, bursty series are not known well yet, so that false alerts are bounded
+at ten times of what they must be after two weeks (`livepulse bench anomalies`). All days are declared holidays, which
+share the hours of one day: detectors know them after days instead of weeks. `PLANTED=all` plants three times as many.
 """
 
 from __future__ import annotations
