@@ -36,8 +36,8 @@ _MEAN_WINDOWS, _MEAN_LIMIT, _MEAN_LIMIT_STEADY, _MEAN_LEAST = 8.0, 5.5, 4.3, 0.2
 """Of the fading mean of z: its time constant, its limit in its own spread (where the series is steady: less), and the
 spread that white noise gives it. It watches the whole alone, which is one series of many: of their parts, which are
 less regular, the CUSUM tells."""
-_STEADY: Final = 0.07
-"""Noise of a window, relative to the expected value, up to which a series is steady: large counts."""
+_STEADY: Final = 0.2
+"""Noise of a window, relative to the expected value, up to which a series is steady."""
 _MEAN_LEARNT: Final = 1_440
 _RUN_WINDOWS: Final = 8.0
 """Time constant of the mean by which a run matters: of all of it, a leak would have to lose twice as much first."""
@@ -47,6 +47,8 @@ _SCALE_WINDOWS: Final = 240
 _TAIL_STEP, _TAIL_MAX = 0.4, 16.0
 _QUANTILE: Final = 0.9998
 """Of |z|, learnt by steps (Robbins & Monro 1951): about one window in three days and a half of minutes is beyond."""
+_ONCE: Final = 1.5
+"""Limits of sums over windows are so much wider where the hour was seen once: its level is as noisy as its windows."""
 _UNKNOWN_FACTOR: Final = 2.0
 """Limits are so much wider where the hour of the week was never seen and other weekdays stand in for it."""
 
@@ -104,22 +106,9 @@ def step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
                 continue
             # What a count with this relative spread would be: the units of zeros, whatever the measure's own.
             facts[s, _ZEROS] = facts[s, _ZEROS] + (middle / (2.0 * spread)) ** 2 if x == 0.0 else 0.0
-            _judge(
-                w,
-                s,
-                x,
-                z,
-                expected,
-                spread,
-                whole[s],
-                1.0 if known else _UNKNOWN_FACTOR,
-                ready,
-                facts,
-                out,
-                event,
-                kind,
-                accept,
-            )
+            doubt = 1.0 if hours[s, slot, 1] > 1.0 else _ONCE
+            factor = 1.0 if known else _UNKNOWN_FACTOR
+            _judge(w, s, x, z, expected, spread, whole[s], doubt, factor, ready, facts, out, event, kind, accept)
             _learn(s, slot, x, z, season, spread, hours, scale, facts)
 
 
@@ -201,6 +190,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see step
     expected: float,
     spread: float,
     whole: bool,  # noqa: FBT001
+    doubt: float,
     factor: float,
     ready: bool,  # noqa: FBT001
     facts: Floats,
@@ -213,7 +203,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see step
     tail = max(facts[s, TAIL], 3.0)
     far, twice = factor * max(FAR, 1.35 * tail), factor * max(TWICE, tail)
     matters = relative >= (_RELATIVE if factor == 1.0 else _RELATIVE_UNKNOWN) and abs(x - expected) >= _LEAST_COUNT
-    limit = _cusum(s, x, z if factor == 1.0 else 0.0, expected, tail, facts)
+    limit = doubt * _cusum(s, x, z if factor == 1.0 else 0.0, expected, tail, facts)
     before, before_relative = facts[s, _LAST_Z], facts[s, _LAST_REL]
     facts[s, _LAST_Z], facts[s, _LAST_REL] = z, relative
     two = z * before > 0.0 and min(abs(z), abs(before)) >= twice and before_relative >= _RELATIVE
@@ -221,7 +211,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see step
     steady = 2.0 * spread <= _STEADY * math.sqrt(expected + 0.375)
     mean_limit = _MEAN_LIMIT_STEADY * max(1.0, tail / 4.5) if steady else _MEAN_LIMIT * max(1.0, tail / 3.5)
     mean = facts[s, MEAN] / max(1.2533 * facts[s, _MEAN_SPREAD], _MEAN_LEAST)
-    level = mean / mean_limit if whole else 0.0
+    level = mean / (doubt * mean_limit) if whole else 0.0
     drifts = abs(facts[s, RUN_ACTUAL] / max(facts[s, RUN_EXPECTED], 1e-9) - 1.0) >= _RELATIVE_SHIFT
     found = 0
     if matters and (abs(z) >= far or two):

@@ -274,17 +274,15 @@ class Settings(BaseModel):
     @classmethod
     def _known_names(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         allowed = FAMILIES if info.field_name == "families" else DIMENSIONS
-        for name in names:
-            if name not in allowed:
-                raise ValueError(f"{name!r} is not one of {', '.join(allowed)}")
+        if unknown := [name for name in names if name not in allowed]:
+            raise ValueError(f"{unknown[0]!r} is not one of {', '.join(allowed)}")
         return tuple(name for name in allowed if name in names)
 
     @field_validator("windows_s")
     @classmethod
     def _divisors_of_a_day(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        for length in lengths:
-            if length < 1 or 86_400 % length:
-                raise ValueError(f"{length} s does not divide a day; write lengths such as 60, 300, 3600")
+        if wrong := [length for length in lengths if length < 1 or 86_400 % length]:
+            raise ValueError(f"{wrong[0]} s does not divide a day; write lengths such as 60, 300, 3600")
         return tuple(sorted(set(lengths)))
 
     @model_validator(mode="after")

