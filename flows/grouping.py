@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from flows.id_sets import KeyIndex
 from schemas.decode_compile import compiled
 
 Int64s = npt.NDArray[np.int64]
@@ -29,10 +30,9 @@ def distinct(keys: Int64s) -> tuple[Int64s, Int64s]:
 
 def _distinct_far_apart(keys: Int64s) -> tuple[Int64s, Int64s]:
     """The same by a hash table: only the distinct keys are sorted, which are few where there is something to sum."""
-    size = 1 << (2 * len(keys) - 1).bit_length()
-    slots, places = np.zeros(size, dtype=np.int32), np.empty(len(keys), dtype=np.int64)
-    values = np.empty(len(keys), dtype=np.int64)
-    values = values[: _meet(keys, slots, values, places)]
+    index = KeyIndex()
+    places = index.ids(keys.view(np.uint64)) - 1
+    values = index.keys.view(np.int64)
     order = values.argsort()
     rank = np.empty(len(values), dtype=np.int64)
     rank[order] = np.arange(len(values))
@@ -45,22 +45,6 @@ def totals(keys: Int64s, weights: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     counts, sums = np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.int64)
     _add(places, weights, counts, sums)
     return values, counts, sums
-
-
-@compiled
-def _meet(keys: Int64s, slots: npt.NDArray[np.int32], values: Int64s, places: Int64s) -> int:
-    """Number the distinct keys in the order in which they are met: `values` by number, `places` by key; how many."""
-    mask, count = len(slots) - 1, 0
-    for i in range(len(keys)):
-        at = np.int64((np.uint64(keys[i]) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
-        while slots[at] != 0 and values[slots[at] - 1] != keys[i]:
-            at = (at + 1) & mask
-        if slots[at] == 0:
-            values[count] = keys[i]
-            count += 1
-            slots[at] = count
-        places[i] = slots[at] - 1
-    return count
 
 
 @compiled
