@@ -30,7 +30,6 @@ ROUTER = -1
 
 _FINAL_BIT = 1 << 63
 _GENERATION_SHIFT = 48
-_A_WHILE_MS = 1_000  # after the last emission: another one is due
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +174,9 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         if self._kernel is None or self._kernel.name != LEDGER:
             return [], StatefulBatchLogic.RETAIN
         progress = Progress(
-            self._mark.watermark, self._now + _A_WHILE_MS, early=False, end=False,
-            last_event_time=self._mark.last_event_time,
-        )  # fmt: skip
-        pack = self._config.pack
-        rows = self._kernel.emit(progress)
-        return [Rows(t, pack(self._versioned(r))) for t, r in rows.items() if r.height], StatefulBatchLogic.RETAIN
+            self._mark.watermark, self._now, early=False, end=True, last_event_time=self._mark.last_event_time
+        )
+        return self._rows(self._kernel, progress), StatefulBatchLogic.RETAIN
 
     def _emit(self, kernel: MergeKernel, last: MergeItem) -> list[Rows]:
         """Ask for rows when the watermark moved or early rows are due; a kernel has nothing to say in between."""
@@ -195,6 +191,9 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         progress = Progress(
             self._mark.watermark, last.now, early, end=self._mark.ended, last_event_time=self._mark.last_event_time
         )
+        return self._rows(kernel, progress)
+
+    def _rows(self, kernel: MergeKernel, progress: Progress) -> list[Rows]:
         pack = self._config.pack
         return [
             Rows(table, pack(self._versioned(rows))) for table, rows in kernel.emit(progress).items() if rows.height
