@@ -10,11 +10,10 @@ from typing import Final
 
 import structlog
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from flows.simulate_world import CATEGORIES, Options, Rooms
 from schemas.label_messages import TOPIC, Label
+from sinks.topics import ensure_topic
 
 log = structlog.get_logger()
 
@@ -75,7 +74,7 @@ class NameSender:
         self._producer: Producer | None = None
         settings = {**(properties or {}), "bootstrap.servers": brokers, "log_level": "0"}
         try:
-            _ensure_compacted(settings, self._topic)
+            ensure_topic(settings, self._topic, {"cleanup.policy": "compact"}, _CREATE_SECONDS)
         except KafkaException as error:
             log.warning("no names: their topic cannot be made", topic=self._topic, error=error.args[0].str())
             return
@@ -100,18 +99,3 @@ class NameSender:
             value = json.dumps({"name": label.name}, ensure_ascii=False)
             self._producer.produce(self._topic, value, key=f"{label.kind}/{label.id}")
         self._producer.poll(0)
-
-
-def _ensure_compacted(properties: Mapping[str, str], topic: str) -> None:
-    """Make the topic unless it is there. Raises `KafkaException`."""
-    admin = AdminClient({**properties, "allow.auto.create.topics": True})
-    if topic in admin.list_topics(timeout=_TIMEOUT_SECONDS).topics:
-        return
-    new = NewTopic(topic, num_partitions=1, config={"cleanup.policy": "compact"})
-    try:
-        for made in admin.create_topics([new], request_timeout=_CREATE_SECONDS).values():
-            made.result()
-    except KafkaException:
-        found = admin.list_topics(topic, timeout=_TIMEOUT_SECONDS).topics.get(topic)
-        if found is None or found.error is not None:  # the mock cluster, and some brokers, make it when asked
-            raise

@@ -13,18 +13,16 @@ from typing import Final
 
 import polars as pl
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from schemas.tables import DEAD_LETTERS
 from sinks.clickhouse import StoreDownError
 from sinks.rows_sink import Writer
+from sinks.topics import ensure_topic
 
 ORIGIN: Final = ("topic", "partition", "offset")
 HEADERS: Final = (*ORIGIN, "reason", "detail", "ingest_time")
 """Headers of a dead letter, as UTF-8 text; the value is the message as it was (none: a tombstone)."""
 _WAIT_SECONDS: Final = 60.0
-_CREATE_SECONDS: Final = 15.0
 
 
 class DeadLetterError(StoreDownError):
@@ -77,7 +75,7 @@ class DeadLetterTopic:
 
     def _producer(self) -> Producer:
         if self._made is None:
-            ensure_topic(self._properties, self.topic)
+            self._ensure_topic()
             self._made = Producer(
                 {
                     **self._properties,
@@ -89,27 +87,12 @@ class DeadLetterTopic:
             )
         return self._made
 
-
-def ensure_topic(properties: Mapping[str, str], topic: str) -> None:
-    """Make the topic unless it is there.
-
-    Raises:
-        DeadLetterError: it is not there and cannot be made.
-    """
-    admin = AdminClient({**properties, "allow.auto.create.topics": True})
-    try:
-        if topic in admin.list_topics(timeout=_CREATE_SECONDS).topics:
-            return
-        new = NewTopic(topic, num_partitions=1, config={"max.message.bytes": "2097152"})
-        for made in admin.create_topics([new], request_timeout=_CREATE_SECONDS).values():
-            made.result()
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
-            return
-        found = admin.list_topics(topic, timeout=_CREATE_SECONDS).topics.get(topic)
-        if found is None or found.error is not None:  # a broker that makes topics by itself has done so now
+    def _ensure_topic(self) -> None:
+        try:
+            ensure_topic(self._properties, self.topic, {"max.message.bytes": "2097152"})
+        except KafkaException as error:
             raise DeadLetterError(
-                f"topic {topic} for dead letters is not there and cannot be made ({error.args[0].str()}); "
+                f"topic {self.topic} for dead letters is not there and cannot be made ({error.args[0].str()}); "
                 'make it, or set dead_letters_topic = "" (they are in the view dead_letters, too)'
             ) from None
 
