@@ -86,8 +86,12 @@ def why(figures: Figures, measure: int) -> str:
 
 def _moved(figures: Figures, which: Measure, measure: int) -> str:
     """The values that moved it, of the dimension in which the change is the most concentrated."""
-    parts = [_rate_parts(figures, which, dim) if which.is_rate else _sum_parts(figures, measure, dim)
-             for dim in figures.dims]  # fmt: skip
+    parts = [
+        _rate_parts(_sources(figures, dim, which.source, which.over))
+        if which.is_rate
+        else _sum_parts(figures, measure, dim)
+        for dim in figures.dims
+    ]
     return max((told for told in map(_concentrated, parts)), default=(0.0, ""))[1]
 
 
@@ -96,8 +100,7 @@ def _sum_parts(figures: Figures, column: int, dim: str) -> list[tuple[Part, floa
     return _sized(sum_parts(before, after), before)
 
 
-def _rate_parts(figures: Figures, which: Measure, dim: str) -> list[tuple[Part, float]]:
-    sources = _sources(figures, dim, which.source, which.over)
+def _rate_parts(sources: Sequence[Source]) -> list[tuple[Part, float]]:
     return _sized(rate_parts(sources), {source.name: source.count_before for source in sources})
 
 
@@ -177,5 +180,4 @@ def _within(
             yield _concentrated(sized)[0], [part for part, _ in sized]
             continue
         sources = _sources(figures, dim, column, over)
-        sized = _sized(rate_parts(sources), {source.name: source.count_before for source in sources})
-        yield _concentrated(sized)[0], sources
+        yield _concentrated(_rate_parts(sources))[0], sources

@@ -32,8 +32,8 @@ from schemas.declarations import DeclarationError, Declarations, load_all
 from schemas.events import OPTIONAL
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 from schemas.heat import MINUTE_MS, TOPIC_HEAT, HeatSpec
-from schemas.watches import ACTIVITY, DAY_MS, Watch, of_funnel
-from schemas.windows import ActivitySpec
+from schemas.watches import ACTIVITY, Watch, of_funnel
+from schemas.windows import DAY_MS, ActivitySpec
 
 
 def time_bounds(settings: Settings) -> TimeBounds:

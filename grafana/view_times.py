@@ -9,7 +9,6 @@ from grafana.asking import Store
 from schemas.declared import View
 from schemas.views import VIEWS
 
-DAY_MS: Final = 86_400_000
 _TIMES: Final = ("window_start", "tick", "minute", "bucket_start", "event_time", "ingest_time", "started_at", "date")
 _NUMBERS: Final = ("UInt", "Int", "Float", "Decimal")
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from schemas.funnels import BUCKET_MS, Funnel
 from schemas.tables import identifier, table_of
+from schemas.windows import DAY_MS
 
 HOUR_S: Final = 3_600
-DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
