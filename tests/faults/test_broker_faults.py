@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from flows.broker import Broker, RealBroker
-from tests.faults.conftest import SEED, long
+from tests.faults.conftest import SEED, Begin, long
 from tests.faults.test_store_faults import CORE
 from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
@@ -24,16 +24,12 @@ Engine = Callable[..., EngineProcess]
 Topics = Callable[..., object]
 
 
-def test_frozen_then_restarted(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+def test_frozen_then_restarted(kafka: Broker, begin: Begin, topic_prefix: str, engine: Engine) -> None:
     """Longer than every question to the broker waits for an answer: the engine must outlive that."""
     if not isinstance(kafka, RealBroker):
         pytest.skip("somebody else's broker")
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 2_000)
     process = engine("--idle-timeout", "10min")
-    process.start()
-    process.until(lambda: process.consumed() == 2_000)
+    traffic = begin(process, 2_000)
     kafka.freeze()
     try:
         time.sleep(32)
@@ -56,13 +52,11 @@ def test_frozen_then_restarted(kafka: Broker, topics: Topics, topic_prefix: str,
     agree(process, traffic)
 
 
-def test_a_topic_made_anew_is_refused(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 2_000)
+def test_a_topic_made_anew_is_refused(
+    kafka: Broker, topics: Topics, begin: Begin, topic_prefix: str, engine: Engine
+) -> None:
     process = engine("--idle-timeout", "2s")
-    process.start()
-    process.until(lambda: process.consumed() == 2_000)
+    begin(process, 2_000)
     assert process.stop() == 0
     admin = AdminClient({"bootstrap.servers": kafka.address})
     for done in admin.delete_topics([topic_prefix + "view"]).values():
@@ -78,13 +72,9 @@ def test_a_topic_made_anew_is_refused(kafka: Broker, topics: Topics, topic_prefi
     assert process.stop() == 0
 
 
-def test_partitions_added_while_it_runs(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 1_000)
+def test_partitions_added_while_it_runs(kafka: Broker, begin: Begin, topic_prefix: str, engine: Engine) -> None:
     process = engine("--idle-timeout", "2s")
-    process.start()
-    process.until(lambda: process.consumed() == 1_000)
+    traffic = begin(process, 1_000)
     admin = AdminClient({"bootstrap.servers": kafka.address})
     for done in admin.create_partitions([NewPartitions(topic_prefix + name, 6) for name in CORE]).values():
         done.result()

@@ -12,11 +12,10 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from flows.broker import Broker
-from tests.faults.conftest import SEED, long
-from tests.faults.test_store_faults import CORE
+from tests.faults.conftest import Begin, long
 from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
-from tests.integration.traffic import Traffic, hours_ago, produce, total
+from tests.integration.traffic import Traffic, produce, total
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(300)]
 Engine = Callable[..., EngineProcess]
@@ -55,13 +54,9 @@ def accept(process: EngineProcess, traffic: Traffic, wanted: int, found: int) ->
 
 
 @long
-def test_expired_while_it_was_down(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 2_000)
+def test_expired_while_it_was_down(kafka: Broker, begin: Begin, topic_prefix: str, engine: Engine) -> None:
     process = engine(*FLAGS)
-    process.start()
-    process.until(lambda: process.consumed() == 2_000)
+    traffic = begin(process, 2_000)
     assert process.stop() == 0
     wanted = len(traffic.log[LANE])
     produce(kafka.address, topic_prefix, traffic, 2_000)
@@ -80,14 +75,10 @@ def test_expired_while_it_was_down(kafka: Broker, topics: Topics, topic_prefix: 
 
 
 @long
-def test_expired_while_it_runs(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+def test_expired_while_it_runs(kafka: Broker, begin: Begin, topic_prefix: str, engine: Engine) -> None:
     """The engine stands still (SIGSTOP) while retention overtakes it, and stops by itself when it goes on."""
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 2_000)
     process = engine(*FLAGS)
-    process.start()
-    process.until(lambda: process.consumed() == 2_000)
+    traffic = begin(process, 2_000)
     os.kill(process.pid, signal.SIGSTOP)
     try:
         wanted = len(traffic.log[LANE])

@@ -16,11 +16,10 @@ import pytest
 
 from flows.broker import Broker
 from flows.state_log import _FRAME, _encoded, _Record
-from tests.faults.conftest import SEED, long
-from tests.faults.test_store_faults import CORE
+from tests.faults.conftest import Begin, long
 from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
-from tests.integration.traffic import Traffic, hours_ago, produce
+from tests.integration.traffic import produce
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(400), long]
 Change = Callable[[Path], None]
@@ -101,15 +100,11 @@ CASES: dict[str, tuple[Change, str]] = {
 
 
 def test_state_of_another_version_is_refused(
-    kafka: Broker, topics: Callable[..., object], topic_prefix: str, engine: Callable[..., EngineProcess],
+    kafka: Broker, begin: Begin, topic_prefix: str, engine: Callable[..., EngineProcess],
     store_dir: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 1_000)
     process = engine("--idle-timeout", "2s")
-    process.start()
-    process.until(lambda: process.consumed() == 1_000)
+    traffic = begin(process, 1_000)
     assert process.stop() == 0
     count = "SELECT sum(rows) AS n FROM system.parts WHERE active AND database = 'livepulse'"
     rows, recovery, kept = process.rows(count), store_dir / "recovery", tmp_path / "kept"

@@ -12,7 +12,7 @@ import pytest
 
 from flows.broker import Broker
 from sinks.embedded import Embedded
-from tests.faults.conftest import SEED, long
+from tests.faults.conftest import SEED, Begin, long
 from tests.faults.proxy import Proxy
 from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
@@ -42,13 +42,9 @@ def served(engine: Callable[..., EngineProcess], proxy: Proxy, up: Embedded, tmp
 
 @pytest.mark.parametrize("mode", ["lose", pytest.param("refuse", marks=long), pytest.param("stall", marks=long)])
 def test_a_store_that_fails_for_a_while(
-    kafka: Broker, topics: Callable[..., object], topic_prefix: str, served: EngineProcess, proxy: Proxy, mode: str
+    kafka: Broker, begin: Begin, topic_prefix: str, served: EngineProcess, proxy: Proxy, mode: str
 ) -> None:
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 2_000)
-    served.start()
-    served.until(lambda: served.consumed() >= 2_000)
+    traffic = begin(served, 2_000)
     proxy.mode = mode
     produce(kafka.address, topic_prefix, traffic, 4_000)
     time.sleep(4 if mode == "lose" else 12)
@@ -113,13 +109,9 @@ def resident_mb(pid: int, figure: str) -> float:
 
 @long
 def test_sigterm_while_the_store_is_down(
-    kafka: Broker, topics: Callable[..., object], topic_prefix: str, served: EngineProcess, proxy: Proxy
+    kafka: Broker, begin: Begin, topic_prefix: str, served: EngineProcess, proxy: Proxy
 ) -> None:
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 1_000)
-    served.start()
-    served.until(lambda: served.consumed() >= 1_000)
+    traffic = begin(served, 1_000)
     proxy.mode = "refuse"
     produce(kafka.address, topic_prefix, traffic, 1_000)
     served.until(lambda: served.metric("livepulse_sink_retries_total") > 2)
@@ -158,15 +150,11 @@ def test_disk_full_under_the_recovery_directory(
 @long
 @pytest.mark.parametrize("damage", ["cut", "flip", "missing", "bytewax"])
 def test_a_damaged_recovery_directory_is_refused(
-    kafka: Broker, topics: Callable[..., object], topic_prefix: str, engine: Callable[..., EngineProcess],
+    begin: Begin, engine: Callable[..., EngineProcess],
     store_dir: Path, damage: str,
 ) -> None:  # fmt: skip
-    topics(kafka, names=CORE)
-    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5))
-    produce(kafka.address, topic_prefix, traffic, 1_000)
     process = engine("--idle-timeout", "2s")
-    process.start()
-    process.until(lambda: process.consumed() == 1_000)
+    begin(process, 1_000)
     assert process.stop() == 0
     rows = process.rows("SELECT count() AS n FROM livepulse.events")
     recovery = store_dir / "recovery"

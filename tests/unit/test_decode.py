@@ -129,7 +129,7 @@ def test_contract_is_whole() -> None:
 def test_polars_knows_every_zone() -> None:
     instant = pl.Series([0]).cast(pl.Datetime("ms", "UTC"))
     for name in zone_names():
-        instant.dt.convert_time_zone(name)
+        assert instant.dt.convert_time_zone(name).dtype == pl.Datetime("ms", name)
 
 
 def test_a_home_that_cannot_be_written_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,4 +161,4 @@ def test_compiled_code_is_kept_between_processes(decoder: Decoder) -> None:
         "from schemas.decode import Decoder; from schemas.events import Limits; from schemas.decode_scan import scan\n"
         "Decoder(frozenset(), Limits()); assert sum(scan.stats.cache_hits.values()) == 1, scan.stats"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
