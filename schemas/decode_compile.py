@@ -15,10 +15,20 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.caching import UserProvidedCacheLocator
 from numba.extending import intrinsic
 
 Bytes = npt.NDArray[np.uint8]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class CacheByContent(UserProvidedCacheLocator):
+    """Numba names a cached file by the path of its source; ours by its package, so that every clone shares them."""
+
+    @classmethod
+    def get_suitable_cache_subpath(cls, py_file: str) -> str:
+        """The folder below the cache directory for the functions of a file."""
+        return Path(py_file).parent.name
 
 
 def _can_keep_code() -> bool:
@@ -39,7 +49,9 @@ def _can_keep_code() -> bool:
         return False
     if not os.access(directory, os.W_OK):
         return False
-    setattr(numba.config, "CACHE_DIR", str(directory))  # noqa: B010  # its types do not know its settings
+    settings: Any = numba.config  # its types do not know its settings
+    settings.CACHE_DIR = str(directory)
+    settings.CACHE_LOCATOR_CLASSES = f"{__name__}.{CacheByContent.__name__}"
     return True
 
 
