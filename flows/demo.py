@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from rich.live import Live
 
-from flows import demo_summary
+from flows import demo_summary, precompile
 from flows.broker import Broker, dying_with_us, find_broker
 from flows.demo_board import BoardProcess
 from flows.errors import CHECK_FAILED, OK, DependencyDown, LivePulseError, Usage
@@ -101,6 +101,8 @@ def _run(options: DemoOptions, console: Console, started: ExitStack) -> int:
     console.print(
         f"[dim]starting {'the broker' if options.kafka is None else 'with ' + options.kafka}, store and engine …"
     )
+    compiling = precompile.start()
+    started.callback(precompile.finish, compiling, 0.0)
     broker = find_broker(options.kafka)
     started.callback(broker.close)
     prefix = f"demo-{uuid.uuid4().hex[:8]}." if broker.kind == "external" else ""
@@ -110,6 +112,9 @@ def _run(options: DemoOptions, console: Console, started: ExitStack) -> int:
         started.callback(_delete_topics, broker.address, [*topics, prefix + LABELS_TOPIC])
     reader = embedded.start(store, die_with_parent=True)
     started.callback(reader.stop)
+    if compiling:
+        console.print("[dim]compiling the engine, the first time on this machine: half a minute …")
+        precompile.finish(compiling)
     engine = EngineProcess(store, broker.address, prefix)
     started.callback(engine.stop)
     board = BoardProcess(store)

@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 from bytewax.testing import run_main
 
+from flows import precompile
 from flows.dataflow import build
 from flows.durations import format_duration
 from flows.errors import CHECK_FAILED, OK, Stop, Usage
@@ -60,6 +61,7 @@ def run(settings: Settings) -> int:
         stack.enter_context(_signals(drain))
         StandingBoard.create(recovery.standing_path, settings.workers)
         standing = StandingBoard(recovery.standing_path, settings.workers)
+        precompile.ready()
         stack.enter_context(reported(screen, standing.read))
         restarts = _Restarts()
         while not drain.is_set():
@@ -245,6 +247,7 @@ def backfill(files: Sequence[Path], settings: Settings, *, replace: bool = False
 
 
 def _backfill_into(files: Sequence[Path], settings: Settings, connect: Callable[[], Writer]) -> FileFeed:
+    precompile.ready()
     bounds = time_bounds(settings)
     intake = Intake(bounds, AlignmentBoard(None, 0, 1), 0, follow_clock=False)
     builder = part_builder(settings)

@@ -1,6 +1,6 @@
-"""The first start of an installation compiles for a minute: a second process takes half of it.
+"""The first start of an installation compiles for most of a minute: processes beside each other take half of it.
 
-Compilation holds the GIL, so it is a process; what it compiles comes to us through Numba's cache on disk.
+Compilation holds the GIL, so they are processes; what they compile comes to us through Numba's cache on disk.
 """
 
 from __future__ import annotations
@@ -8,48 +8,77 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
+import structlog
 
+from flows.anomaly_step import step
 from flows.broker import dying_with_us
 from flows.errors import OK
-from flows.families import step_config
+from flows.families import part_builder, step_config
 from flows.funnel_tally import follow
-from flows.messages import ShardItem, SourceProgress
+from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.metrics import EngineMetrics
-from flows.settings import Settings
-from flows.steps import ShardLogic
+from flows.session_tally import tally
+from flows.settings import FAMILIES, Settings
+from flows.steps import MergeLogic, ShardLogic, StepConfig
+from schemas.decode_scan import scan
 from schemas.events import COLUMNS, KIND
 
-APART: Final = "funnel"  # the family that compiles longest
-_PATIENCE_SECONDS: Final = 120.0
+log = structlog.get_logger()
+
+DECODE: Final = "decode"
+PARTS: Final[dict[str, tuple[str, ...]]] = {"funnel": ("funnel",), "rest": tuple(sorted({*FAMILIES} - {"funnel"}))}
+"""Families that one process compiles; another compiles the decoder. The longest first."""
+_COMPILED_LAST: Final = {DECODE: (scan,), "funnel": (follow,), "rest": (tally, step)}
+_PATIENCE_SECONDS: Final = 180.0
 
 
-def start() -> subprocess.Popen[bytes] | None:
-    """Let another process compile the funnels; None when they are compiled, or cannot be kept."""
-    stats: Any = getattr(follow, "stats", None)
-    place = getattr(stats, "cache_path", None)
-    if place is None or any(Path(place).glob(f"{follow.__module__.rsplit('.', 1)[-1]}.{follow.__name__}-*.nbi")):
-        return None
+def start() -> list[subprocess.Popen[bytes]]:
+    """Let other processes compile what is not compiled yet; none when all is, or when it cannot be kept."""
     root = Path(__file__).resolve().parent.parent
-    return subprocess.Popen(
-        [*dying_with_us(), sys.executable, "-m", "flows.precompile"], cwd=root, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    return [
+        subprocess.Popen(
+            [*dying_with_us(), sys.executable, "-m", "flows.precompile", part], cwd=root, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for part in (*PARTS, DECODE)
+        if any(_is_missing(function) for function in _COMPILED_LAST[part])
+    ]  # fmt: skip
 
 
-def finish(process: subprocess.Popen[bytes] | None) -> None:
-    """Wait for it; what it did not manage is compiled here."""
-    if process is None:
-        return
-    try:
-        process.wait(_PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def finish(processes: Sequence[subprocess.Popen[bytes]], patience_s: float = _PATIENCE_SECONDS) -> None:
+    """Wait for them, then end them; what they did not manage is compiled where it is needed."""
+    give_up = time.monotonic() + patience_s
+    for process in processes:
+        try:
+            process.wait(max(0.0, give_up - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def ready() -> None:
+    """Have everything compiled, beside each other where this is the first time."""
+    if processes := start():
+        log.info("compiling for the first start here; later ones do without")
+        finish(processes)
+
+
+def warm_up(config: StepConfig, frame: pl.DataFrame, now: int) -> None:
+    """Load the compiled code before the first event: steps that are thrown away fold `frame` at `now` (epoch ms)."""
+    config = replace(config, state_dir=None, metrics=EngineMetrics())
+    progress = SourceProgress(0, now, idle=True, now=now, early=True, end=True, last_event_time=now)
+    shard = ShardLogic(replace(config, sources=1), None)
+    out, _ = shard.on_batch([ShardItem(0, frame, progress)])
+    for _, item in out:
+        if isinstance(item, MergeItem):
+            MergeLogic(replace(config, shards=1), None).on_batch([item])
 
 
 def invented(now: int) -> pl.DataFrame:
@@ -70,17 +99,26 @@ def invented(now: int) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**COLUMNS, "minute": pl.Int64})
 
 
-def main() -> int:
-    """Compile the funnels by folding a few events."""
+def main(part: str) -> int:
+    """Compile the decoder or some families by folding a few events."""
+    if part == DECODE:
+        part_builder(Settings()).example(time.time_ns() // 1_000_000)
+        return OK
+    settings = Settings.model_validate({"families": PARTS[part]})
     now = time.time_ns() // 1_000_000
-    settings = Settings.model_validate({"families": [APART]})
-    config = step_config(
-        settings, sources=1, generation=1, state_dir=None, history=partial(dict), metrics=EngineMetrics()
-    )  # fmt: skip
-    progress = SourceProgress(0, now, idle=True, now=now, early=True, end=True, last_event_time=now)
-    ShardLogic(config, None).on_batch([ShardItem(0, invented(now), progress)])
+    warm_up(step_config(settings, sources=1, generation=1, state_dir=None, history=partial(dict)), invented(now), now)
     return OK
 
 
+def _is_missing(function: object) -> bool:
+    """Numba has a place for the function's code, and it is not there for this Python."""
+    stats: Any = getattr(function, "stats", None)
+    place, python = getattr(stats, "cache_path", None), f"py{sys.version_info.major}{sys.version_info.minor}"
+    if place is None:
+        return False
+    name = f"{function.__module__.rsplit('.', 1)[-1]}.{getattr(function, '__name__', '')}"
+    return not any(Path(place).glob(f"{name}-*.{python}*.nbi"))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -32,15 +32,12 @@ from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
 from flows.label_feed import labels_read
 from flows.masking import remember
-from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.metrics import EngineMetrics
 from flows.monitor import monitored
-from flows.parts import PartBuilder
 from flows.recovery import RecoveryDir
 from flows.reject_guard import RejectGuard
 from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
-from flows.steps import MergeLogic, ShardLogic, StepConfig
 from flows.telemetry import configure_logging
 from schemas.rows import RowsError
 from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
@@ -174,7 +171,8 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         metrics=metrics,
     )
     try:
-        _warm_up_first(settings, plan.index, config, builder)
+        now = now_ms()
+        precompile.warm_up(config, builder.example(now), now)
         log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
         with ExitStack() as beside:
             beside.enter_context(monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect))
@@ -223,33 +221,6 @@ def _metrics_of(feed: KafkaFeed, intake: Intake) -> EngineMetrics:
 
     feed.heard = heard
     return metrics
-
-
-def _warm_up_first(settings: Settings, index: int, config: StepConfig, builder: PartBuilder) -> None:
-    """The same, faster where nothing is compiled yet: a helper compiles the funnels while we compile the rest."""
-    others = [family for family in settings.families if family != precompile.APART]
-    helper = precompile.start() if index == 0 and len(others) < len(settings.families) else None
-    if helper is not None:
-        rest = settings.model_copy(update={"families": tuple(others)})
-        made = step_config(
-            rest, sources=1, generation=1, state_dir=None, metrics=EngineMetrics()
-        )  # fmt: skip
-        warm_up(made, builder)
-        precompile.finish(helper)
-    warm_up(config, builder)
-
-
-def warm_up(config: StepConfig, builder: PartBuilder) -> None:
-    """Load the compiled code before the first event: steps that are thrown away fold a few invented events."""
-    now = now_ms()
-    frame = builder.example(now)
-    config = replace(config, state_dir=None, metrics=EngineMetrics())
-    progress = SourceProgress(0, now, idle=True, now=now, early=True, end=True, last_event_time=now)
-    shard = ShardLogic(replace(config, sources=1), None)
-    out, _ = shard.on_batch([ShardItem(0, frame, progress)])
-    for _, item in out:
-        if isinstance(item, MergeItem):
-            MergeLogic(replace(config, shards=1), None).on_batch([item])
 
 
 def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:

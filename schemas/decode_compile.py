@@ -69,12 +69,20 @@ def compiled(function: _Function) -> _Function:
 
 def inlined(function: _Function) -> _Function:
     """Compile into each caller: for what is small or called in one place. An array costs seven machine words a call."""
-    return cast("_Function", _njit(forceinline=True)(function))
+    dispatcher: Any = _njit(forceinline=True, no_cpython_wrapper=True)(function)
+    resolve, plain = dispatcher.get_call_template, cast("Callable[[Any], Any]", types.unliteral)
+
+    def by_plain_types(args: tuple[Any, ...], kws: dict[str, Any]) -> object:
+        return resolve(tuple(map(plain, args)), {name: plain(kind) for name, kind in kws.items()})
+
+    dispatcher.get_call_template = by_plain_types  # else a constant argument makes a version of its own to compile
+    return cast("_Function", dispatcher)
 
 
 def _njit(**options: object) -> Callable[[Callable[..., Any]], object]:
     decorate: Any = numba.njit
-    return cast("Callable[[Callable[..., Any]], object]", decorate(nogil=True, _nrt=False, **options))
+    decorator = decorate(nogil=True, _nrt=False, no_cfunc_wrapper=True, **options)
+    return cast("Callable[[Callable[..., Any]], object]", decorator)
 
 
 def _address(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:

@@ -15,5 +15,5 @@ def test_its_frame_is_like_the_decoder_s() -> None:
 
 
 def test_what_is_compiled_needs_no_helper() -> None:
-    assert precompile.main() == 0
-    assert precompile.start() is None
+    assert precompile.main("rest") == precompile.main("funnel") == precompile.main("decode") == 0
+    assert precompile.start() == []
