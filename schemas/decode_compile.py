@@ -70,7 +70,8 @@ def compiled(function: _Function) -> _Function:
 def inlined(function: _Function) -> _Function:
     """Compile into each caller: for what is small or called in one place. An array costs seven machine words a call."""
     dispatcher: Any = _njit(forceinline=True, no_cpython_wrapper=True)(function)
-    resolve, plain = dispatcher.get_call_template, cast("Callable[[Any], Any]", types.unliteral)
+    resolve = dispatcher.get_call_template
+    plain: Callable[[Any], Any] = types.unliteral
 
     def by_plain_types(args: tuple[Any, ...], kws: dict[str, Any]) -> object:
         return resolve(tuple(map(plain, args)), {name: plain(kind) for name, kind in kws.items()})
