@@ -107,6 +107,7 @@ class Probes:
     seen: dict[str, dict[str, float]] = field(
         default_factory=lambda: {view: {} for view in VIEWS}
     )  # view → name → when
+    waiting: dict[str, None] = field(default_factory=dict)  # those that some view does not show yet, oldest first
 
     def send(self, producer: Producer, topic: str) -> None:
         """One more."""
@@ -119,25 +120,24 @@ class Probes:
         }  # fmt: skip
         value = orjson.dumps(event)
         self.sent[name] = time.monotonic()
+        self.waiting[name] = None
         producer.produce(topic, value, key=name)
         producer.poll(0)
 
-    def outstanding(self) -> list[str]:
-        """Those that some view does not show yet, oldest first."""
-        return [name for name in self.sent if any(name not in seen for seen in self.seen.values())]
-
     def poll(self, reader: StoreReader) -> None:
         """Note which probes show now."""
-        waiting = self.outstanding()
-        if not waiting:
+        if not self.waiting:
             return
-        oldest = waiting[0][:-1] + "0"  # a text changes once in ten probes, so the store knows most queries already
+        # a text changes once in ten probes, so the store knows most queries already
+        oldest = next(iter(self.waiting))[:-1] + "0"
         answer = reader.ask(_QUERY.format(oldest)).decode()
         now = time.monotonic()
         for line in answer.splitlines():
             view, name = line.split("\t")
             if name in self.sent:
                 self.seen[view].setdefault(name, now)
+        for name in [name for name in self.waiting if all(name in seen for seen in self.seen.values())]:
+            del self.waiting[name]
 
     def latencies_ms(self, gave_up: float, view: str | None = None) -> list[float]:
         """Of each probe: until `view` showed it, or (None) until all did; one never seen counts up to `gave_up`."""
@@ -227,7 +227,7 @@ def _probe(engine: EngineProcess, reader: StoreReader, brokers: str, prefix: str
 
 def _await_last(probes: Probes, engine: EngineProcess, reader: StoreReader) -> None:
     give_up = time.monotonic() + _LAST_PROBE_SECONDS
-    while probes.outstanding() and time.monotonic() < give_up:
+    while probes.waiting and time.monotonic() < give_up:
         probes.poll(reader)
         engine.check(math.inf, "run")
         time.sleep(_POLL_SECONDS)
@@ -235,7 +235,7 @@ def _await_last(probes: Probes, engine: EngineProcess, reader: StoreReader) -> N
 
 def _figures(probes: Probes, gave_up: float) -> dict[str, Any]:
     """Percentiles over all views and p99 of each."""
-    lost = len(probes.outstanding())
+    lost = len(probes.waiting)
     if lost == len(probes.sent):
         shown = ", ".join(f"{len(seen)} in {view}" for view, seen in probes.seen.items())
         raise DependencyDown(f"of {lost} probes none showed in every view: {shown}")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from unittest import mock
 from typing import Any
 
 import orjson
@@ -221,9 +222,12 @@ def test_percentiles_are_measured_values() -> None:
 
 
 def test_a_probe_takes_as_long_as_the_slowest_view_and_a_lost_one_until_the_end() -> None:
-    probes = Probes(sent={"a": 10.0, "b": 11.0})
-    probes.seen = {"active_users": {"a": 10.1, "b": 11.2}, "topic_heat": {"a": 10.5, "b": 11.1}, "funnel": {"a": 10.2}}
-    assert probes.outstanding() == ["b"]
+    probes = Probes(sent={"a": 10.0, "b": 11.0}, waiting={"a": None, "b": None})
+    probes.seen = {"active_users": {"a": 10.1, "b": 11.2}, "topic_heat": {"a": 10.5}, "funnel": {"a": 10.2}}
+    reader = mock.Mock(ask=lambda _: b"topic_heat\ta\ntopic_heat\tb\nfunnel\tforeign\n")
+    with mock.patch("time.monotonic", return_value=11.1):
+        probes.poll(reader)
+    assert list(probes.waiting) == ["b"]
     assert probes.latencies_ms(20.0) == pytest.approx([500, 9000])
     assert probes.latencies_ms(20.0, "active_users") == pytest.approx([100, 200])
     assert bench_latency._figures(probes, 20.0)["lost"] == 1
