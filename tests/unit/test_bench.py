@@ -9,8 +9,8 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from unittest import mock
 from typing import Any
+from unittest import mock
 
 import orjson
 import polars as pl
