@@ -42,6 +42,8 @@ _MEAN_LEARNT: Final = 1_440
 _RUN_WINDOWS: Final = 8.0
 """Time constant of the mean by which a run matters: of all of it, a leak would have to lose twice as much first."""
 _LEVEL_WINDOWS: Final = 720
+_RECENT, _RECENT_OPEN = 60.0, 600.0
+"""Time constants of the recent mean: while an alarm is open it must not become what is expected within its length."""
 _BLOCK_WINDOWS, MEDIAN = 20.0, 0.6745
 _SCALE_WINDOWS: Final = 240
 _TAIL_STEP, _TAIL_MAX = 0.4, 16.0
@@ -282,9 +284,10 @@ def _learn(  # noqa: PLR0913, PLR0917  # see step
     s: int, slot: int, x: float, z: float, season: float, spread: float, hours: Floats, scale: Floats, facts: Floats
 ) -> None:
     facts[s, _SEEN] += 1.0
-    facts[s, RECENT] += (x - facts[s, RECENT]) / min(facts[s, _SEEN], 60.0)
     if facts[s, OPEN] > 0.0:
+        facts[s, RECENT] += (x - facts[s, RECENT]) / _RECENT_OPEN
         return
+    facts[s, RECENT] += (x - facts[s, RECENT]) / min(facts[s, _SEEN], _RECENT)
     facts[s, _SUM] += x
     facts[s, _COUNT] += 1.0
     clipped = min(max(z, -_NEAR), _NEAR)

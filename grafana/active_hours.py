@@ -9,7 +9,9 @@ from grafana.palette import BLUE, GREEN, ORANGE
 from grafana.parts import as_of, plain, stat
 
 _CHOSEN: Final = "basis = ${basis:singlequote} AND dim = ${dim:singlequote} AND value IN (${value:singlequote})"
-_HOURS: Final = f"FROM active_hours WHERE {_CHOSEN} AND $__dateFilter(date)"
+_DATES: Final = "date BETWEEN toDate($__fromTime - INTERVAL 12 HOUR) AND toDate($__toTime + INTERVAL 14 HOUR)"
+"""Local dates that the range touches somewhere: it may be tomorrow there already, or yesterday still."""
+_HOURS: Final = f"FROM active_hours WHERE {_CHOSEN} AND {_DATES}"
 _PROFILE: Final = f"FROM active_hour_profile WHERE {_CHOSEN}"
 _WEEKDAYS: Final = "['Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun']"
 _HOUR_NAME: Final = "concat(leftPad(toString(hour), 2, '0'), ':00')"

@@ -6,15 +6,16 @@ from typing import Final
 
 from grafana.model import Board, Column, Panel, Row, Text
 from grafana.palette import BLUE, GREEN, LADDER, ORANGE, PURPLE, SKY, SURFACES
-from grafana.parts import DIM, LIVE_BOARD, as_of, plain, stat, value_of
+from grafana.parts import COMPLETE, DIM, LIVE_BOARD, as_of, plain, stat, value_of
 
 _MINUTES: Final = "FROM active_users WHERE window_seconds = 60 AND $__timeFilter(window_start)"
 _ROOM_MINUTES: Final = "FROM live_session_minutes WHERE $__timeFilter(window_start)"
+_FULL: Final = f"{_MINUTES} {COMPLETE}"
 
 
 def _last_full_minute(what: str, condition: str) -> str:
     """The newest minute still fills, so the one before it is told."""
-    return f"SELECT {what} {_MINUTES} AND {condition} ORDER BY window_start DESC LIMIT 1 OFFSET 1"
+    return f"SELECT {what} {_FULL} AND {condition} ORDER BY window_start DESC LIMIT 1"
 
 
 _NOW: Final = Row(
@@ -64,7 +65,7 @@ _AUDIENCE: Final = Row(
                 "Distinct users a minute; a user of both counts in each, and once in all",
                 "每分钟去重用户;同时使用两种场景者各计一次,合计只计一次",
             ),
-            f"SELECT window_start AS time, if(dim = 'all', 'all', value) AS surface, sum(users) AS users {_MINUTES} "
+            f"SELECT window_start AS time, if(dim = 'all', 'all', value) AS surface, sum(users) AS users {_FULL} "
             "AND dim IN ('all', 'surface') GROUP BY time, surface ORDER BY time, surface",
             colours=SURFACES,
         ),
@@ -72,7 +73,7 @@ _AUDIENCE: Final = Row(
             "timeseries",
             Text("Events per second", "每秒事件数"),
             Text("Accepted events, averaged over each minute", "每分钟平均的已接受事件速率"),
-            f"SELECT window_start AS time, events / 60 AS events {_MINUTES} AND dim = 'all' ORDER BY time",
+            f"SELECT window_start AS time, events / 60 AS events {_FULL} AND dim = 'all' ORDER BY time",
             unit="eps",
             colours={"events": BLUE},
         ),
@@ -87,7 +88,7 @@ _MONEY: Final = Row(
             Text("GMV per minute", "每分钟 GMV"),
             Text("Money of orders created, paid and refunded in live rooms", "直播间订单的创建、支付与退款金额"),
             "SELECT window_start AS time, sum(gmv_created_minor) / 100 AS created, sum(gmv_minor) / 100 AS paid, "
-            f"sum(gmv_refunded_minor) / 100 AS refunded {_ROOM_MINUTES} GROUP BY time ORDER BY time",
+            f"sum(gmv_refunded_minor) / 100 AS refunded {_ROOM_MINUTES} {COMPLETE} GROUP BY time ORDER BY time",
             unit="currency:¥",
             colours=LADDER,
         ),
@@ -96,7 +97,7 @@ _MONEY: Final = Row(
             Text("Orders and gifts per minute", "每分钟订单与礼物"),
             Text("Orders paid and gifts given in live rooms", "直播间支付订单数与礼物数"),
             f"SELECT window_start AS time, sum(orders) AS orders, sum(gifts) AS gifts {_ROOM_MINUTES} "
-            "GROUP BY time ORDER BY time",
+            f"{COMPLETE} GROUP BY time ORDER BY time",
             colours={"orders": GREEN, "gifts": PURPLE},
         ),
     ),
@@ -144,7 +145,7 @@ _SPLIT: Final = Row(
             "timeseries",
             Text("Users by the chosen dimension", "按所选维度的用户数"),
             Text("Distinct users a minute for each value chosen", "每个所选取值每分钟的去重用户数"),
-            f"SELECT window_start AS time, value, users {_MINUTES} AND dim = ${{dim:singlequote}} "
+            f"SELECT window_start AS time, value, users {_FULL} AND dim = ${{dim:singlequote}} "
             "AND value IN (${value:singlequote}) ORDER BY time, value",
             width=16,
             rows_max=100_000,

@@ -45,6 +45,9 @@ def as_of(width: int = 4) -> Panel:
     )
 
 
+COMPLETE: Final = "AND (is_final OR window_start < (SELECT toStartOfMinute(max(last_event_time)) FROM engine_progress))"
+"""Minutes that have passed: a line over one that still fills would fall at its end."""
+
 DIM: Final = Variable("dim", Text("Split by", "维度"), options=("category", "region", "platform", "channel", "surface"))
 
 

@@ -124,10 +124,12 @@ function timeseries(panel, told, body, context) {
     const size = (one) => one.y.reduce((sum, value) => sum + (value ?? 0), 0);
     series = series.map((one) => [size(one), one]).sort((a, b) => b[0] - a[0]).slice(0, most).map(([, one]) => one);
   }
+  const times = bars ? [...new Set(told.rows.map(([when]) => Date.parse(when)))] : [];
+  const step = Math.min(3_600_000, ...times.slice(1).map((at, before) => at - times[before]));
   const words = (one) => one.y.map((value) => inert(shown(value, unit, undefined, context.zone)));
   const traces = series.map((one, at) => bars ? {
     type: "bar", name: inert(one.name), x: one.x, y: one.y, marker: { color: colourOf(panel, one.key, at) }, customdata: words(one), hovertemplate: "%{customdata}",
-    width: one.x.length < 2 ? 3_600_000 : undefined,
+    width: step, offset: 0,
   } : ({
     type: "scatter", mode: one.x.length < 3 ? "lines+markers" : "lines", name: inert(one.name), x: one.x, y: one.y, connectgaps: false,
     line: { width: 2, color: colourOf(panel, one.key, at) }, stackgroup: stacked ? "one" : undefined,
@@ -214,14 +216,13 @@ function states(panel, told, body, context) {
   const layout = base(panel, context);
   const colours = panel.fieldConfig.defaults.mappings?.[0]?.options ?? {};
   const runs = new Map(), last = new Map();
-  for (const [when, name, state] of told.rows) {
+  for (const [when, name, state] of told.rows) { // a state lasts until the next one, as Grafana draws it
     const at = Date.parse(when), before = last.get(name);
-    if (before && before.state === state && at - before.end <= 660_000) before.end = at;
-    else {
-      const run = { name, state, begin: at - 60_000, end: at };
-      last.set(name, run);
-      runs.set(state, [...(runs.get(state) ?? []), run]);
-    }
+    if (before) before.end = at;
+    if (before?.state === state) continue;
+    const run = { name, state, begin: at, end: at };
+    last.set(name, run);
+    runs.set(state, [...(runs.get(state) ?? []), run]);
   }
   const traces = [...runs].map(([state, list]) => ({
     type: "bar", orientation: "h", name: inert(word(panel, state)), y: list.map((run) => inert(run.name)), base: list.map((run) => local(run.begin, context.zone)),

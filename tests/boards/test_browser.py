@@ -125,7 +125,7 @@ def test_text_of_events_stays_text_and_new_rows_appear_at_once(page: Page, site:
     assert took < 12  # the list of values is asked anew every 10 s; figures every second
     assert page.run("window.hacked === undefined && !document.querySelector('img[src=x]')")
     assert page.problems == []
-    whole = {"window_start": (newest - 60) * 1000, "dim": "all", "value": "", "users": 4_321}
+    whole = {"dim": "all", "value": "", "users": 4_321, "is_final": 1, "version": 15 << 60}
     changed = frame.with_columns(**{name: pl.lit(value) for name, value in whole.items()})
     writer.insert("active_users", changed)
     began = time.monotonic()
