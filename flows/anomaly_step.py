@@ -49,8 +49,10 @@ _SCALE_WINDOWS: Final = 240
 _TAIL_STEP, _TAIL_MAX = 0.4, 16.0
 _QUANTILE: Final = 0.9998
 """Of |z|, learnt by steps (Robbins & Monro 1951): about one window in three days and a half of minutes is beyond."""
-_ONCE: Final = 1.5
-"""Limits of sums over windows are so much wider where the hour was seen once: its level is as noisy as its windows."""
+_ONCE, _YOUNG, _YOUNG_SPANS = 1.75, 1.4, 7.0
+"""Limits of sums over windows are wider where levels rest on little: as noisy as windows. Those of the CUSUM by so
+much where the hour was seen once, half of that much after twice, and so on; that of the mean, which tells of leaks,
+until seven times the warm-up was seen (a week after a day of it)."""
 _UNKNOWN_FACTOR: Final = 2.0
 """Limits are so much wider where the hour of the week was never seen and other weekdays stand in for it."""
 
@@ -108,9 +110,10 @@ def step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
                 continue
             # What a count with this relative spread would be: the units of zeros, whatever the measure's own.
             facts[s, _ZEROS] = facts[s, _ZEROS] + (middle / (2.0 * spread)) ** 2 if x == 0.0 else 0.0
-            doubt = 1.0 if hours[s, slot, 1] > 1.0 else _ONCE
+            doubt = 1.0 + (_ONCE - 1.0) / max(hours[s, slot, 1], 1.0)
             factor = 1.0 if known else _UNKNOWN_FACTOR
-            _judge(w, s, x, z, expected, spread, whole[s], doubt, factor, ready, facts, out, event, kind, accept)
+            young = _YOUNG if facts[s, _SEEN] < _YOUNG_SPANS * warm else 1.0
+            _judge(w, s, x, z, expected, spread, whole[s], doubt, young, factor, ready, facts, out, event, kind, accept)
             _learn(s, slot, x, z, season, spread, hours, scale, facts)
 
 
@@ -193,6 +196,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see step
     spread: float,
     whole: bool,  # noqa: FBT001
     doubt: float,
+    young: float,
     factor: float,
     ready: bool,  # noqa: FBT001
     facts: Floats,
@@ -213,7 +217,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see step
     steady = 2.0 * spread <= _STEADY * math.sqrt(expected + 0.375)
     mean_limit = _MEAN_LIMIT_STEADY * max(1.0, tail / 4.5) if steady else _MEAN_LIMIT * max(1.0, tail / 3.5)
     mean = facts[s, MEAN] / max(1.2533 * facts[s, _MEAN_SPREAD], _MEAN_LEAST)
-    level = mean / (doubt * mean_limit) if whole else 0.0
+    level = mean / (young * mean_limit) if whole else 0.0
     drifts = abs(facts[s, RUN_ACTUAL] / max(facts[s, RUN_EXPECTED], 1e-9) - 1.0) >= _RELATIVE_SHIFT
     found = 0
     if matters and (abs(z) >= far or two):

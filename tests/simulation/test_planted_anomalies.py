@@ -1,7 +1,7 @@
 """Anomalies planted into the messages of a simulation, through the whole engine, against the simulation's truth.
 
 Two days of history are little: hours of small, bursty series are not known well yet, so that false alerts are bounded
-at ten times of what they must be after two weeks (`livepulse bench anomalies`). All days are declared holidays, which
+at five times of what they must be after two weeks (`livepulse bench anomalies`). All days are declared holidays, which
 share the hours of one day: detectors know them after days instead of weeks. `PLANTED=all` plants three times as many.
 """
 
@@ -100,7 +100,7 @@ def test_hardly_anything_else_is_told(truth: tuple[Truth, list[dict[str, Any]]])
     false = [row for row in truth[1] if not any(plant["start"] <= row["at"] < plant["end"] + ECHO for plant in planted)]
     series_days = 3 * 40 * (OPTIONS.duration_s or 0) / 86_400  # at least so many values have 10 events a minute
     sys.stdout.write(f"{len(false)} false alerts in {series_days:.0f} series-days\n")
-    assert len(false) <= series_days / 100, [row["explanation"] for row in false]
+    assert len(false) <= series_days / 200, [row["explanation"] for row in false]
 
 
 def test_the_truth_counts_what_was_lost_added_and_broken(tmp_path: Path) -> None:
