@@ -49,7 +49,6 @@ TAGGED_ACTIONS: Final = ("comment", "share")
 _ACTION = {name: index for index, name in enumerate(ENGAGE_ACTIONS)}
 _STATUS = {name: index for index, name in enumerate(ORDER_STATUSES)}
 _BUCKET_MS: Final = 1_000
-_DECIDE_MS: Final = 4_000  # from the click on a product to its order
 
 
 def rows(count: int, **columns: Any) -> Events:  # noqa: ANN401 - scalars and arrays of any integer type
@@ -305,7 +304,7 @@ class Traffic:
         return gifts
 
     def _orders(self, entries: Events, stay: Int64s) -> list[Events]:
-        """Clicks on products and their orders: paid, some of these refunded in part, or never paid and cancelled."""
+        """Orders that are paid, some of them refunded in part; others that nobody pays and are cancelled."""
         rng = self._rng
         created = self._chosen(entries, self.options.conversion.order, stay)
         unpaid = self._chosen(entries, self.options.conversion.order / 4, stay)
@@ -314,15 +313,13 @@ class Traffic:
         both["amount"] = np.clip(rng.lognormal(8.8, 0.8, len(both)), 100, 2_000_000).astype(np.int64)
         both["item"] = np.arange(self.orders, self.orders + len(both))
         self.orders += len(both)
-        clicks = _like_parent(both, both["time"], ENGAGE, _ACTION["product_click"], item=both["item"])
-        both["time"] += _DECIDE_MS
         paid, cancelled = both[: len(created)].copy(), both[len(created) :].copy()
         paid["action"], paid["time"] = _STATUS["paid"], paid["time"] + rng.integers(3_000, 60_000, len(paid))
         cancelled["action"], cancelled["time"] = _STATUS["cancelled"], cancelled["time"] + 5 * MINUTE_MS
         refunded = paid[rng.random(len(paid)) < 0.08]
         refunded["action"], refunded["amount"] = _STATUS["refunded"], refunded["amount"] // 2
         refunded["time"] += rng.integers(MINUTE_MS, 10 * MINUTE_MS, len(refunded))
-        return [clicks, both, paid, cancelled, refunded]
+        return [both, paid, cancelled, refunded]
 
     def _shows(self, opened: list[tuple[int, int, int]]) -> Events:
         """Begin and end of live rooms, told by their creators."""
