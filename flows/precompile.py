@@ -101,11 +101,11 @@ def invented(now: int) -> pl.DataFrame:
 
 def main(part: str) -> int:
     """Compile the decoder or some families by folding a few events."""
+    now = time.time_ns() // 1_000_000
     if part == DECODE:
-        part_builder(Settings()).example(time.time_ns() // 1_000_000)
+        part_builder(Settings()).example(now)
         return OK
     settings = Settings.model_validate({"families": PARTS[part]})
-    now = time.time_ns() // 1_000_000
     warm_up(step_config(settings, sources=1, generation=1, state_dir=None, history=partial(dict)), invented(now), now)
     return OK
 

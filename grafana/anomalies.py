@@ -103,8 +103,7 @@ _WHEN: Final = Row(
             "SELECT time, thing, argMin(told, rank) AS told FROM ("
             f"SELECT window_start AS time, {_THING} AS thing, toString(severity) AS told, {_RANK} AS rank {_TOLD} "
             f"UNION ALL SELECT assumeNotNull(resolved_at) AS time, {_THING} AS thing, 'usual' AS told, 9 AS rank "
-            f"{_TOLD} AND resolved_at IS NOT NULL UNION ALL SELECT $__toTime AS time, {_THING} AS thing, "
-            f"toString(severity) AS told, {_RANK} AS rank {_TOLD} AND state = 'open') WHERE thing IN (SELECT {_THING} AS thing {_TOLD} "
+            f"{_TOLD} AND resolved_at IS NOT NULL) WHERE thing IN (SELECT {_THING} AS thing {_TOLD} "
             "GROUP BY thing ORDER BY count() DESC, thing LIMIT 15) GROUP BY time, thing ORDER BY time, thing",
             width=14,
             height=10,

@@ -11,10 +11,11 @@ from grafana.parts import COMPLETE, DIM, LIVE_BOARD, as_of, plain, stat, value_o
 _MINUTES: Final = "FROM active_users WHERE window_seconds = 60 AND $__timeFilter(window_start)"
 _ROOM_MINUTES: Final = "FROM live_session_minutes WHERE $__timeFilter(window_start)"
 _FULL: Final = f"{_MINUTES} {COMPLETE}"
+_ROOM_FULL: Final = f"{_ROOM_MINUTES} {COMPLETE}"
 
 
 def _last_full_minute(what: str, condition: str) -> str:
-    """The newest minute still fills, so the one before it is told."""
+    """Of the newest minute that has passed."""
     return f"SELECT {what} {_FULL} AND {condition} ORDER BY window_start DESC LIMIT 1"
 
 
@@ -88,7 +89,7 @@ _MONEY: Final = Row(
             Text("GMV per minute", "每分钟 GMV"),
             Text("Money of orders created, paid and refunded in live rooms", "直播间订单的创建、支付与退款金额"),
             "SELECT window_start AS time, sum(gmv_created_minor) / 100 AS created, sum(gmv_minor) / 100 AS paid, "
-            f"sum(gmv_refunded_minor) / 100 AS refunded {_ROOM_MINUTES} {COMPLETE} GROUP BY time ORDER BY time",
+            f"sum(gmv_refunded_minor) / 100 AS refunded {_ROOM_FULL} GROUP BY time ORDER BY time",
             unit="currency:¥",
             colours=LADDER,
         ),
@@ -96,8 +97,8 @@ _MONEY: Final = Row(
             "timeseries",
             Text("Orders and gifts per minute", "每分钟订单与礼物"),
             Text("Orders paid and gifts given in live rooms", "直播间支付订单数与礼物数"),
-            f"SELECT window_start AS time, sum(orders) AS orders, sum(gifts) AS gifts {_ROOM_MINUTES} "
-            f"{COMPLETE} GROUP BY time ORDER BY time",
+            f"SELECT window_start AS time, sum(orders) AS orders, sum(gifts) AS gifts {_ROOM_FULL} "
+            "GROUP BY time ORDER BY time",
             colours={"orders": GREEN, "gifts": PURPLE},
         ),
     ),

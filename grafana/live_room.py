@@ -9,8 +9,9 @@ from grafana.palette import BLUE, GREEN, LADDER, ORANGE, PURPLE, SKY
 from grafana.parts import COMPLETE, as_of, plain, stat
 
 _ROOMS: Final = "FROM live_sessions WHERE live_id IN (${room:singlequote})"
-_MINUTES: Final = "FROM live_session_minutes WHERE live_id IN (${room:singlequote}) AND $__timeFilter(window_start)"
-_FULL: Final = f"{_MINUTES} {COMPLETE}"
+_MINUTES: Final = (
+    "FROM live_session_minutes WHERE live_id IN (${room:singlequote}) AND $__timeFilter(window_start) " + COMPLETE
+)
 
 _FIRST: Final = Row(
     Text("How is the room right now?", "直播间当前状况如何?"),
@@ -110,7 +111,7 @@ _AUDIENCE: Final = Row(
             "timeseries",
             Text("Watching", "在看人数"),
             Text("Users with a report in the 90 s before the minute's end", "每分钟结束前 90 秒内有上报的用户数"),
-            f"SELECT window_start AS time, live_id, watching {_FULL} ORDER BY time, live_id",
+            f"SELECT window_start AS time, live_id, watching {_MINUTES} ORDER BY time, live_id",
             rows_max=100_000,
         ),
         Panel(
@@ -118,7 +119,7 @@ _AUDIENCE: Final = Row(
             Text("Entered per minute", "每分钟进入人数"),
             Text("First views in the room, and those of them that came by way of a video", "首次进入直播间的用户,及其中由视频引流者"),
             "SELECT window_start AS time, sum(entered_users) AS entered, sum(entered_from_video) AS from_video "
-            f"{_FULL} GROUP BY time ORDER BY time",
+            f"{_MINUTES} GROUP BY time ORDER BY time",
             colours={"entered": ORANGE, "from_video": BLUE},
         ),
     ),
@@ -132,7 +133,7 @@ _ACTS: Final = Row(
             Text("Interaction per minute", "每分钟互动"),
             Text("Likes, comments, shares and follows", "点赞、评论、分享与关注"),
             "SELECT window_start AS time, sum(likes) AS likes, sum(comments) AS comments, sum(shares) AS shares, "
-            f"sum(follows) AS follows {_FULL} GROUP BY time ORDER BY time",
+            f"sum(follows) AS follows {_MINUTES} GROUP BY time ORDER BY time",
             colours={"likes": PURPLE, "comments": SKY, "shares": GREEN, "follows": ORANGE},
         ),
         Panel(
@@ -140,7 +141,7 @@ _ACTS: Final = Row(
             Text("GMV per minute", "每分钟 GMV"),
             Text("Money of orders created, paid and refunded", "订单创建、支付与退款金额"),
             "SELECT window_start AS time, sum(gmv_created_minor) / 100 AS created, sum(gmv_minor) / 100 AS paid, "
-            f"sum(gmv_refunded_minor) / 100 AS refunded {_FULL} GROUP BY time ORDER BY time",
+            f"sum(gmv_refunded_minor) / 100 AS refunded {_MINUTES} GROUP BY time ORDER BY time",
             unit="currency:¥",
             colours=LADDER,
         ),

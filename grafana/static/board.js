@@ -117,7 +117,7 @@ function setState(state) {
   const notice = byId("notice");
   notice.hidden = !state.past;
   notice.textContent = page.words.past.replace("{0}", local(state.to, kept("zone", "") || undefined));
-  page.panels.forEach((one) => one.panel.type === "timeseries" && one.told?.rows && redraw(one));
+  page.panels.forEach((one) => ["timeseries", "state-timeline"].includes(one.panel.type) && one.told?.rows && redraw(one));
 }
 
 function setStatus() {

@@ -216,11 +216,11 @@ function states(panel, told, body, context) {
   const layout = base(panel, context);
   const colours = panel.fieldConfig.defaults.mappings?.[0]?.options ?? {};
   const runs = new Map(), last = new Map();
-  for (const [when, name, state] of told.rows) { // a state lasts until the next one, as Grafana draws it
+  for (const [when, name, state] of told.rows) { // a state lasts until the next one or the range's end, as in Grafana
     const at = Date.parse(when), before = last.get(name);
-    if (before) before.end = at;
     if (before?.state === state) continue;
-    const run = { name, state, begin: at, end: at };
+    if (before) before.end = at;
+    const run = { name, state, begin: at, end: context.to };
     last.set(name, run);
     runs.set(state, [...(runs.get(state) ?? []), run]);
   }

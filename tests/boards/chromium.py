@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+READY = "document.body && Number(document.body.dataset.rounds || 0) >= 1"
+"""A board has drawn all of its panels once."""
+
 
 def find_chromium() -> str | None:
     return next(

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.boards.chromium import Page
+from tests.boards.chromium import READY, Page
 
 PLACE = Path(__file__).resolve().parents[2] / "docs" / "boards"
 SETTLE_SECONDS = 2.0
@@ -43,7 +43,7 @@ def take(site: str, shot: Shot) -> None:
     page = Page(390, 844, dark=False, mobile=True) if shot.phone else Page()
     try:
         page.open(f"{site}/d/livepulse-{shot.uid}?{shot.choice}")
-        page.wait("document.body && Number(document.body.dataset.rounds || 0) >= 1", 60)
+        page.wait(READY, 60)
         time.sleep(SETTLE_SECONDS)
         page.picture(PLACE / f"{shot.name}.png")
     finally:

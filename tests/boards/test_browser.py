@@ -21,14 +21,13 @@ from grafana.live import LiveBoard
 from grafana.preview import view_of
 from grafana.words import VALUES
 from sinks.clickhouse import Store as Writer
-from tests.boards.chromium import Page, find_chromium
+from tests.boards.chromium import READY, Page, find_chromium
 from tests.boards.conftest import Filled
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed (Debian: apt-get install chromium)"),
 ]
-READY = "document.body && Number(document.body.dataset.rounds || 0) >= 1"
 EVENING = "from=1767610800000&to=1767618000000&zone=Asia/Shanghai"
 HOSTILE = "<img src=x onerror=alert(1)><script>window.hacked=1</script>"
 

@@ -178,12 +178,19 @@ def test_rows_equal_the_oracle(log: list[Event], spec: ActivitySpec, shards: int
             bounds.enter_context(patch("flows.activity_state._RENUMBER_MIN", 0))
             bounds.enter_context(patch("flows.activity_state._UNTOLD_MIN", -(10**6)))
             bounds.enter_context(patch("flows.active_hours._UNTOLD_MIN", -(10**6)))
-        _run(log, spec, shards, data)
+        table = _run(log, spec, shards, data)
+    counted = _counted(log, spec)
+    assert table.rows == {key: (1, figures) for key, figures in expected(counted, spec).items()}
 
 
-def _run(log: list[Event], spec: ActivitySpec, shards: int, data: st.DataObject) -> None:
+def _counted(log: list[Event], spec: ActivitySpec) -> list[Event]:
+    return [e if spec.dimensions == DIMS else _narrowed(e, spec.dimensions) for e in log]
+
+
+def _run(log: list[Event], spec: ActivitySpec, shards: int, data: st.DataObject) -> Table:
+    """What was emitted of the events in some order, to the end; each row is checked when it comes."""
     log = data.draw(st.permutations(log))
-    counted = [e if spec.dimensions == DIMS else _narrowed(e, spec.dimensions) for e in log]
+    counted = _counted(log, spec)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), max_size=5)))
     engine, table, watermark = Engine(spec, shards), Table(), -(10**15)
     for start, stop in zip([0, *cuts], [*cuts, len(log)], strict=True):
@@ -197,7 +204,7 @@ def _run(log: list[Event], spec: ActivitySpec, shards: int, data: st.DataObject)
         check(engine.step(log[start:stop], progress, data), table, counted[:stop], spec, progress)
         engine.commit(data)
     check(engine.step([], Progress(watermark, 0, early=False, end=True), data), table, counted, spec, None)
-    assert table.rows == {key: (1, figures) for key, figures in expected(counted, spec).items()}
+    return table
 
 
 def _narrowed(event: Event, dims: tuple[str, ...]) -> Event:
