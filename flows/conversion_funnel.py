@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from flows.funnel_chains import FunnelChains
+from flows.funnel_chains import ChainsState, FunnelChains
 from flows.funnel_counts import FirstSteps, RowNames, increments
 from flows.funnel_events import StepReader
 from flows.funnel_merge import NAME, FunnelMerge
@@ -23,7 +23,7 @@ from flows.kernel import Progress
 from schemas.events import DIMENSIONS
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _COUNTED_BY: Final = 0b110  # the steps whose dimension values name rows: the first two
 _COMBINATIONS_MIN: Final = 10_000
 
@@ -32,7 +32,7 @@ __all__ = ["FunnelMerge", "FunnelShard"]
 
 class _FunnelState(msgspec.Struct, frozen=True, array_like=True):
     declaration: str
-    chains: bytes
+    chains: ChainsState | None
     counts: list[bytes]
 
 
@@ -107,7 +107,7 @@ class FunnelShard:
         funnels = {}
         for funnel, chains, counts in self._each():
             blob, counted = chains.delta(), [keys.delta() for keys in counts.parts()]
-            if blob or any(counted):
+            if blob is not None or any(counted):
                 funnels[funnel.name] = _FunnelState(_declaration(funnel), blob, counted)
         combinations = self._combinations.delta()
         return self._pack(combinations, funnels) if combinations or funnels else b""
@@ -124,7 +124,7 @@ class FunnelShard:
         self._combinations.restore(b"", [state.combinations for state in states])
         for funnel, chains, counts in self._each():
             mine = [state.funnels[funnel.name] for state in states if funnel.name in state.funnels]
-            chains.restore(b"", [state.chains for state in mine])
+            chains.restore([state.chains for state in mine if state.chains is not None])
             counts.forget_repeats()
             for index, part in enumerate(counts.parts()):
                 part.restore(b"", [state.counts[index] for state in mine])

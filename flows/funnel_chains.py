@@ -8,7 +8,7 @@ may yet count elsewhere (`flows.funnel_follow`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -18,29 +18,31 @@ import numpy.typing as npt
 from flows import funnel_pairs as fp
 from flows.funnel_counts import Changes
 from flows.funnel_events import FirstEvents
-from flows.funnel_store import nothing, pool, rows_of, standing, table
+from flows.funnel_store import laid_out, nothing, pool, rows_of, standing, table
 from flows.funnel_tally import follow, recount_users
 from flows.funnel_values import Combinations
 from schemas.funnels import Funnel
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
-Rows = tuple[Int64s, Int64s, Int64s, Int64s]  # of anchors, chains, events, entries
+Rows = tuple[Int64s, Int64s, Int64s]  # of chains, events, entries
 
 BEFORE_ALL: Final = -(1 << 62)
 _FORGET_EVERY_MS: Final = 1_800_000
+_SWEEP_MS: Final = 600_000  # of event time, in which all step 1 times are looked at
 _OUT: Final = 1 << 15
+_BLOCK: Final = 1 << 14
 
 
-class _Blob(msgspec.Struct, frozen=True, array_like=True):
-    """State, or what replaces it for some pairs. Matrices as bytes."""
+class ChainsState(msgspec.Struct, frozen=True, array_like=True):
+    """State, or what replaces it for some pairs. Matrices as bytes, which are not copied: they may be most of a GB."""
 
     floor: int
-    pairs: bytes  # the pairs that this replaces
-    anchors: bytes
-    chains: bytes
-    events: bytes
-    entries: bytes
+    pairs: memoryview  # the pairs that this replaces
+    anchors: memoryview
+    chains: memoryview
+    events: memoryview
+    entries: memoryview
 
 
 def _rules(funnel: Funnel) -> fp.Rules:
@@ -75,7 +77,9 @@ class FunnelChains:
         self._oldest = 1 << 62  # the earliest event since it was last forgotten
         self._changed: list[Int64s] | None = None  # pairs; None: nobody has asked for a snapshot yet
         self._new_anchors: list[Int64s] = []
-        self._load(*(np.zeros((0, w), dtype=np.int64) for w in self._widths()))
+        self._state, self._swept = nothing(self._widths()), 0
+        self._load(*(np.zeros((0, w), dtype=np.int64) for w in self._widths()[1:]))
+        self._load_anchors(np.zeros((0, fp.BEFORE), dtype=np.int64))
 
     def _widths(self) -> tuple[int, int, int, int]:
         return fp.BEFORE + 1, self._width, fp.E_NEXT + 1, fp.R_NEXT + 1
@@ -91,7 +95,7 @@ class FunnelChains:
         fp.add_events(s, self._rules, self.floor, later)
         if self._changed is not None and len(first.time):
             keys = first.pair if self._rules.by_pair else first.user
-            self._new_anchors.append(np.stack((keys, first.time, first.label, np.zeros_like(keys)), axis=1))
+            self._new_anchors.append(np.stack((keys, first.time, first.label), axis=1))
         self._note_touched()
         return self._follow(values)
 
@@ -113,7 +117,8 @@ class FunnelChains:
 
     def advance(self, watermark: int) -> None:
         """Nothing older than `watermark` − retain will come: now and then forget what only such events could change."""
-        self.floor = max(self.floor, watermark - self._retain)
+        floor, self.floor = self.floor, max(self.floor, watermark - self._retain)
+        self._sweep(self.floor - floor)
         if self.floor < self._forget_at:
             return
         # Shards take turns, so that not all of them pause at once: the first user's hash tells their turn.
@@ -123,85 +128,116 @@ class FunnelChains:
             self._forget()
             self._oldest = self.floor
 
+    def _sweep(self, passed: int) -> None:
+        """Free step 1 times that are too old: of as many keys as is their turn after so many ms of event time."""
+        s = self._state
+        slots = len(s.anchor_keys)
+        end = min(slots, self._swept + slots * min(passed, _SWEEP_MS) // _SWEEP_MS)
+        fp.sweep_anchors(s, self.floor, self.funnel.enter_within_ms, min(self._swept, end), end)
+        self._swept = end if end < slots else 0
+        if s.used[fp.N_EMPTY] > max(_BLOCK, s.used[fp.N_ANCHOR_KEYS] // 2):
+            held = np.flatnonzero((s.anchor_keys != 0) & (s.anchor_heads >= 0))
+            keys, heads = laid_out(2 * len(held), held, s.anchor_keys, s.anchor_heads)
+            s.used[fp.N_ANCHOR_KEYS], s.used[fp.N_EMPTY] = len(held), 0
+            self._state, self._swept = s._replace(anchor_keys=keys, anchor_heads=heads), 0
+
     def _forget(self) -> None:
         s, floor = self._state, self.floor
         fp.touch_overdue(s, floor)
         self._note_touched()
         self._follow(self._combinations.values())  # what counts has been counted: no rows change
-        fp.mark_old_anchors(s, floor, self.funnel.enter_within_ms)
-        anchors, chains, events, entries = self._rows()
+        chains, events, entries = self._used()
         mature = chains[:, fp.ANCHOR] // fp.BUCKET * fp.BUCKET + fp.BUCKET + self.funnel.matures_after_ms
         until = np.where(chains[:, fp.ANCHOR] == fp.NEVER, chains[:, fp.ENTRY], mature)
         remembered = entries[:, fp.R_ENTRY] + self.funnel.remember_ms
-        self._load(anchors, chains[until >= floor], events[events[:, fp.E_TIME] >= floor], entries[remembered >= floor])
+        due = until >= floor, events[:, fp.E_TIME] >= floor, remembered >= floor
+        kept = [(rows[:, 0] != fp.DEAD) & still for rows, still in zip((chains, events, entries), due, strict=True)]
+        # Laying out anew takes as long as there is state: not for little.
+        if 4 * sum(map(np.count_nonzero, kept)) <= 3 * sum(map(len, kept)):
+            self._load(chains[kept[0]], events[kept[1]], entries[kept[2]])
 
     def recount(self) -> None:
         """Codes of dimension values have changed."""
-        self._load(*self._rows())
+        s = self._state
+        small = np.zeros((2, _BLOCK), dtype=np.int64)
+        s.used[fp.N_FIRSTS] = 0
+        self._state = s._replace(first_keys=small[0], first_scores=small[1])
+        many = 1 + self._rules.later
+        values = self._combinations.values()
+        for begin in range(0, int(s.used[fp.N_CHAINS]) if self._rules.user_unit >= 0 else 0, _BLOCK):
+            end = min(begin + _BLOCK, int(s.used[fp.N_CHAINS]))
+            self._make_room_for_firsts((end - begin) * many * values.codes.shape[1])
+            recount_users(self._state, self._rules, values, begin, end)
 
     def labels(self) -> Keys:
         """Labels of dimension values in use."""
-        anchors, chains, events, _ = self._rows()
+        chains, events, _ = self._rows()
+        anchors = self._state.anchors[: self._state.used[fp.N_ANCHORS]]
         columns = anchors[:, fp.LABEL], chains[:, fp.ENTRY_LABEL], chains[:, fp.LATE_LABEL], events[:, fp.E_LABEL]
-        return np.unique(np.concatenate(columns).view(np.uint64))
+        return np.unique(np.concatenate([np.unique(column) for column in columns]).view(np.uint64))
+
+    def _used(self) -> Rows:
+        """The rows of chains, events and entries, dead ones among them."""
+        s = self._state
+        return s.chains[: s.used[fp.N_CHAINS]], s.events[: s.used[fp.N_EVENTS]], s.entries[: s.used[fp.N_ENTRIES]]
 
     def _rows(self) -> Rows:
-        """The living rows of the four pools."""
-        s = self._state
-        used = (
-            s.anchors[: s.used[fp.N_ANCHORS]],
-            s.chains[: s.used[fp.N_CHAINS]],
-            s.events[: s.used[fp.N_EVENTS]],
-            s.entries[: s.used[fp.N_ENTRIES]],
-        )
-        anchors, chains, events, entries = (rows[rows[:, 0] != fp.DEAD] for rows in used)
-        return anchors, chains, events, entries
+        """The living rows of chains, events and entries."""
+        chains, events, entries = (rows[rows[:, 0] != fp.DEAD] for rows in self._used())
+        return chains, events, entries
 
-    def _load(self, anchors: Int64s, chains: Int64s, events: Int64s, entries: Int64s) -> None:
-        """Lay out pools and tables anew with these rows."""
-        s = self._state = nothing(self._widths())
+    def _load(self, chains: Int64s, events: Int64s, entries: Int64s) -> None:
+        """Lay out the pools and tables of pairs anew with these rows."""
+        old, s = self._state, nothing(self._widths())
+        for place in (fp.N_ANCHORS, fp.N_ANCHOR_KEYS, fp.FREE_ANCHOR, fp.N_EMPTY):
+            s.used[place] = old.used[place]
+        s = s._replace(anchors=old.anchors, anchor_keys=old.anchor_keys, anchor_heads=old.anchor_heads)
         _, many = np.unique(chains[:, fp.PAIR], return_counts=True)
-        s.used[fp.MOST_CHAINS] = many.max(initial=0)
-        self._make_room(len(anchors), len(chains) + len(events) + len(entries))
-        s, values = self._state, self._combinations.values()
-        fp.link_anchors(s, values, anchors[np.argsort(anchors[:, fp.TIME], kind="stable")])
-        s.chains[: len(chains)] = chains
-        s.used[fp.N_CHAINS] = len(chains)
-        fp.link_chains(s, len(chains))
+        s.used[fp.MOST_CHAINS], s.used[fp.N_CHAINS] = many.max(initial=0), len(chains)
+        self._state = s._replace(chains=chains) if len(chains) else s
+        self._make_room_for_keys(0, len(chains), len(chains) + len(events) + len(entries))
+        fp.link_chains(self._state, len(chains))
+        self._make_room(0, len(events))
         # Before the entries are known, so that none of the events is left out.
-        fp.add_events(s, self._rules, self.floor, events[np.argsort(events[:, fp.E_TIME], kind="stable")])
+        fp.add_events(self._state, self._rules, self.floor, events[np.argsort(events[:, fp.E_TIME], kind="stable")])
+        self._state = s = self._state._replace(entries=pool(self._state.entries, len(entries)))
         fp.add_entries(s, entries)
         s.heads[:, fp.TOUCHED] = 0
         s.used[fp.N_TOUCHED] = 0
-        if self._rules.user_unit >= 0:
-            self._make_room_for_firsts(len(chains) * (1 + self._rules.later) * values.codes.shape[1])
-            recount_users(self._state, self._rules, values, len(chains))
+        self.recount()
+
+    def _load_anchors(self, anchors: Int64s) -> None:
+        """Take in step 1 times where there are none."""
+        self._make_room(len(anchors), 0)
+        fp.link_anchors(self._state, self._combinations.values(), anchors, np.argsort(anchors[:, fp.TIME]))
 
     def _make_room(self, anchors: int, events: int) -> None:
         """Let pools and tables hold so many more step 1 times, and what so many more events may begin."""
+        begun = events + int(self._state.used[fp.N_VIEWS])
+        self._make_room_for_keys(anchors, begun, events)
         s, used = self._state, self._state.used
-        begun = events + int(used[fp.N_VIEWS])
-        anchor_keys, anchor_heads = table(used[fp.N_ANCHOR_KEYS] + anchors, s.anchor_keys, s.anchor_heads)
-        user_keys, user_heads, user_latest = table(used[fp.N_USERS] + begun, s.user_keys, s.user_heads, s.user_latest)
-        pair_keys, heads = table(used[fp.N_PAIRS] + events, s.pair_keys, s.heads)
         waiting = pool(s.events, used[fp.N_EVENTS] + events)
         self._state = s._replace(
             anchors=pool(s.anchors, used[fp.N_ANCHORS] + anchors),
-            anchor_keys=anchor_keys,
-            anchor_heads=anchor_heads,
             chains=pool(s.chains, used[fp.N_CHAINS] + begun),
-            user_keys=user_keys,
-            user_heads=user_heads,
-            user_latest=user_latest,
             events=waiting,
             entries=pool(s.entries, used[fp.N_ENTRIES] + begun),
-            pair_keys=pair_keys,
-            heads=heads,
-            touched=pool(s.touched, len(pair_keys)),
+            touched=pool(s.touched, len(s.pair_keys)),
             scratch=pool(s.scratch, len(waiting)),
             old=pool(s.old, used[fp.MOST_CHAINS] + 1),
             mine=pool(s.mine, used[fp.MOST_CHAINS] + begun + 1),
         )
+
+    def _make_room_for_keys(self, anchors: int, users: int, pairs: int) -> None:
+        s, used = self._state, self._state.used
+        # A large user's step 1 times are many and its key is one: what is free already has room for most of them.
+        anchor_keys, anchor_heads = table(used[fp.N_ANCHOR_KEYS] + anchors, s.anchor_keys, s.anchor_heads)
+        user_keys, user_heads, user_latest = table(used[fp.N_USERS] + users, s.user_keys, s.user_heads, s.user_latest)
+        pair_keys, heads = table(used[fp.N_PAIRS] + pairs, s.pair_keys, s.heads)
+        self._state = s._replace(
+            anchor_keys=anchor_keys, anchor_heads=anchor_heads, user_keys=user_keys, user_heads=user_heads,
+            user_latest=user_latest, pair_keys=pair_keys, heads=heads,
+        )  # fmt: skip
 
     def _make_room_for_firsts(self, more: int) -> None:
         s = self._state
@@ -212,44 +248,48 @@ class FunnelChains:
         if self._changed is not None:
             self._changed.append(self._state.pair_keys[self._state.touched[: self._state.used[fp.N_TOUCHED]]])
 
-    def snapshot(self) -> bytes:
-        """See `flows.kernel.Persistent`."""
+    def snapshot(self) -> ChainsState:
+        """Everything; starts a new delta."""
         self._changed, self._new_anchors = [], []
-        return self._pack(np.zeros(0, dtype=np.int64), *self._rows())
+        s = self._state
+        anchors = np.empty((np.count_nonzero(s.anchors[: s.used[fp.N_ANCHORS], fp.KEY]), fp.BEFORE), dtype=np.int64)
+        fp.copy_anchors(s, anchors)
+        return self._pack(np.zeros(0, dtype=np.int64), anchors, *self._rows())
 
-    def delta(self) -> bytes:
-        """See `flows.kernel.Persistent`: new step 1 times, and all rows of the pairs that were followed."""
+    def delta(self) -> ChainsState | None:
+        """New step 1 times, and all rows of the pairs that were followed; None when nothing changed."""
         if self._changed is None:
             return self.snapshot()
         if not self._changed:
-            return b""
+            return None
         pairs = np.unique(np.concatenate(self._changed))
-        anchors = np.concatenate([*self._new_anchors, np.zeros((0, fp.BEFORE + 1), dtype=np.int64)])
+        anchors = np.concatenate([*self._new_anchors, np.zeros((0, fp.BEFORE), dtype=np.int64)])
         self._changed, self._new_anchors = [], []
         if not len(pairs) and not len(anchors):
-            return b""
+            return None
         chains, events, entries = (rows_of(self._state, pairs, head) for head in (fp.CHAINS, fp.EVENTS, fp.ENTRIES))
         return self._pack(pairs, anchors, chains, events, entries)
 
-    def restore(self, snapshot: bytes, deltas: Iterable[bytes]) -> None:
-        """See `flows.kernel.Persistent`."""
-        blobs = [msgspec.msgpack.decode(blob, type=_Blob) for blob in (snapshot, *deltas) if blob]
-        blobs = blobs or [_Blob(BEFORE_ALL, b"", b"", b"", b"", b"")]
-        self.floor, self._forget_at, self._oldest = blobs[-1].floor, BEFORE_ALL, BEFORE_ALL
-        of_anchors, of_chains, of_events, of_entries = self._widths()
-        replaced = [np.frombuffer(blob.pairs, dtype="<i8") for blob in blobs]
+    def restore(self, states: Sequence[ChainsState]) -> None:
+        """Become the chains that wrote these, a snapshot and the deltas after it."""
+        floor = states[-1].floor if states else BEFORE_ALL
+        self.floor, self._forget_at, self._oldest, self._swept = floor, BEFORE_ALL, BEFORE_ALL, 0
+        _, of_chains, of_events, of_entries = self._widths()
+        nothing_yet = ChainsState(BEFORE_ALL, *(memoryview(b""),) * 5)
+        states = states or [nothing_yet]
+        replaced = [_numbers(state.pairs) for state in states]
+        self._state = nothing(self._widths())
         self._load(
-            np.concatenate([_matrix(blob.anchors, of_anchors) for blob in blobs]),
-            standing([_matrix(blob.chains, of_chains) for blob in blobs], replaced),
-            standing([_matrix(blob.events, of_events) for blob in blobs], replaced),
-            standing([_matrix(blob.entries, of_entries) for blob in blobs], replaced),
+            standing([_numbers(state.chains, of_chains) for state in states], replaced),
+            standing([_numbers(state.events, of_events) for state in states], replaced),
+            standing([_numbers(state.entries, of_entries) for state in states], replaced),
         )
+        self._load_anchors(np.concatenate([_numbers(state.anchors, fp.BEFORE) for state in states]))
         self._changed, self._new_anchors = [], []
 
-    def _pack(self, pairs: Int64s, anchors: Int64s, chains: Int64s, events: Int64s, entries: Int64s) -> bytes:
-        matrices = (pairs, anchors, chains, events, entries)
-        return msgspec.msgpack.encode(_Blob(self.floor, *(matrix.tobytes() for matrix in matrices)))
+    def _pack(self, *matrices: Int64s) -> ChainsState:
+        return ChainsState(self.floor, *(matrix.reshape(-1).view(np.uint8).data for matrix in matrices))
 
 
-def _matrix(blob: bytes, width: int) -> Int64s:
-    return np.frombuffer(blob, dtype="<i8").reshape(-1, width).astype(np.int64)
+def _numbers(blob: memoryview, *width: int) -> Int64s:
+    return np.frombuffer(blob, dtype="<i8").reshape(-1, *width)

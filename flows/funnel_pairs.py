@@ -48,9 +48,10 @@ CHAINS, EVENTS, ENTRIES, VIEWS, TOUCHED = range(5)
 """Columns of `heads` of a pair: first rows of its lists; how many step 2 events wait; whether it is to be followed."""
 
 N_ANCHORS, N_CHAINS, N_EVENTS, N_ENTRIES = range(4)
-N_ANCHOR_KEYS, N_USERS, N_PAIRS, N_TOUCHED, N_FIRSTS, N_OUT, N_VIEWS, MOST_CHAINS, FREE_EVENT = range(4, 13)
-"""Places of `used`: rows and keys in use, step 2 events that wait, the most chains that a pair has had, and the first
-of a list of rows of `events` that are free."""
+N_ANCHOR_KEYS, N_USERS, N_PAIRS, N_TOUCHED, N_FIRSTS, N_OUT, N_VIEWS, MOST_CHAINS = range(4, 12)
+FREE_EVENT, FREE_ANCHOR, N_EMPTY = range(12, 15)
+"""Places of `used`: rows and keys in use, step 2 events that wait, the most chains that a pair has had, the first of a
+list of rows of `events` and of `anchors` that are free, and the keys of anchors that have none any more."""
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MURMUR_1: Final = np.uint64(0xFF51AFD7ED558CCD)
@@ -181,6 +182,8 @@ def _add_anchor(s: State, v: Values, key: int, time: int, label: int) -> None:
     if s.anchor_keys[at] == 0:
         s.anchor_keys[at], s.anchor_heads[at] = key, -1
         s.used[N_ANCHOR_KEYS] += 1
+    elif s.anchor_heads[at] < 0:
+        s.used[N_EMPTY] -= 1
     after, row = -1, s.anchor_heads[at]
     while row >= 0 and s.anchors[row, TIME] > time:
         after, row = row, s.anchors[row, BEFORE]
@@ -188,8 +191,12 @@ def _add_anchor(s: State, v: Values, key: int, time: int, label: int) -> None:
         if outranks(v, label, s.anchors[row, LABEL]):
             s.anchors[row, LABEL] = label
         return
-    new = s.used[N_ANCHORS]
-    s.used[N_ANCHORS] += 1
+    new = s.used[FREE_ANCHOR]
+    if new >= 0:
+        s.used[FREE_ANCHOR] = s.anchors[new, BEFORE]
+    else:
+        new = s.used[N_ANCHORS]
+        s.used[N_ANCHORS] += 1
     s.anchors[new, KEY], s.anchors[new, TIME], s.anchors[new, LABEL], s.anchors[new, BEFORE] = key, time, label, row
     if after < 0:
         s.anchor_heads[at] = new
@@ -223,16 +230,29 @@ def add_anchors(s: State, r: Rules, v: Values, users: Int64s, pairs: Int64s, tim
 
 
 @compiled
-def mark_old_anchors(s: State, floor: int, window: int) -> None:
-    """Mark dead what no entry at or after `floor` can have as its step 1."""
-    for at in range(len(s.anchor_keys)):
-        row, latest = s.anchor_heads[at] if s.anchor_keys[at] != 0 else -1, True
+def sweep_anchors(s: State, floor: int, window: int, begin: int, end: int) -> None:
+    """Free what no entry at or after `floor` can have as its step 1, of the keys in some slots.
+
+    The latest one before `floor` may still be one, while it is in time; those before that one never.
+    """
+    for at in range(begin, end):
+        row, last = s.anchor_heads[at] if s.anchor_keys[at] != 0 else -1, -1
+        while row >= 0 and s.anchors[row, TIME] >= floor:
+            last, row = row, s.anchors[row, BEFORE]
+        if row >= 0 and s.anchors[row, TIME] >= floor - window:
+            last, row = row, s.anchors[row, BEFORE]
+        if row < 0:
+            continue
+        if last >= 0:
+            s.anchors[last, BEFORE] = -1
+        else:
+            s.anchor_heads[at] = -1
+            s.used[N_EMPTY] += 1
         while row >= 0:
-            if s.anchors[row, TIME] < floor:
-                if not latest or s.anchors[row, TIME] < floor - window:
-                    s.anchors[row, KEY] = DEAD
-                latest = False
-            row = s.anchors[row, BEFORE]
+            before = s.anchors[row, BEFORE]
+            s.anchors[row, KEY] = DEAD
+            s.anchors[row, BEFORE], s.used[FREE_ANCHOR] = s.used[FREE_ANCHOR], row
+            row = before
 
 
 @compiled
@@ -284,10 +304,21 @@ def touch_overdue(s: State, floor: int) -> None:
 
 
 @compiled
-def link_anchors(s: State, v: Values, rows: Int64s) -> None:
-    """Take in step 1 times, rows as of `anchors`, in order of time."""
-    for i in range(len(rows)):
+def link_anchors(s: State, v: Values, rows: Int64s, order: Int64s) -> None:
+    """Take in step 1 times: rows as of `anchors` without the last column, and their order in time."""
+    for i in order:
         _add_anchor(s, v, rows[i, KEY], rows[i, TIME], rows[i, LABEL])
+
+
+@compiled
+def copy_anchors(s: State, rows: Int64s) -> None:
+    """Write the step 1 times as `link_anchors` takes them."""
+    count = 0
+    for row in range(s.used[N_ANCHORS]):
+        if s.anchors[row, KEY] != DEAD:
+            rows[count, KEY], rows[count, TIME] = s.anchors[row, KEY], s.anchors[row, TIME]
+            rows[count, LABEL] = s.anchors[row, LABEL]
+            count += 1
 
 
 @compiled

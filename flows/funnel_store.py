@@ -15,13 +15,14 @@ Int64s = npt.NDArray[np.int64]
 
 _SMALLEST: Final = 256  # a power of two
 _LOAD: Final = 0.6  # most slots of a table in use
+_LARGE: Final = 1 << 20  # rows of a pool that no longer doubles
 
 
 def nothing(widths: Sequence[int]) -> fp.State:
     """State without a row; `widths` of anchors, chains, events and entries."""
     anchors, chains, events, entries = (np.zeros((_SMALLEST, width), dtype=np.int64) for width in widths)
-    used = np.zeros(fp.FREE_EVENT + 1, dtype=np.int64)
-    used[fp.FREE_EVENT] = -1
+    used = np.zeros(fp.N_EMPTY + 1, dtype=np.int64)
+    used[[fp.FREE_EVENT, fp.FREE_ANCHOR]] = -1
     slots = {name: np.zeros(_SMALLEST, dtype=np.int64) for name in fp.State._fields}
     heads = np.zeros((_SMALLEST, fp.TOUCHED + 1), dtype=np.int64)
     old = np.zeros((_SMALLEST, widths[1] + 1), dtype=np.int64)
@@ -30,23 +31,24 @@ def nothing(widths: Sequence[int]) -> fp.State:
 
 
 def pool(rows: Int64s, count: int) -> Int64s:
-    """The pool with room for `count` rows."""
-    if count <= len(rows):
-        return rows
-    grown = np.zeros((max(count, 2 * len(rows)), *rows.shape[1:]), dtype=np.int64)
-    grown[: len(rows)] = rows
-    return grown
+    """The pool with room for `count` rows. It grows in its place: a copy of a large one would need the memory twice."""
+    if count > len(rows):
+        size = max(count, 2 * len(rows) if len(rows) < _LARGE else len(rows) + len(rows) // 4)
+        rows.resize((size, *rows.shape[1:]), refcheck=False)  # nothing else looks at it between two calls
+    return rows
 
 
 def table(count: int, keys: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
     """A table's keys and columns with room for `count` keys."""
-    if count <= _LOAD * len(keys):
-        return keys, *columns
-    size = len(keys)
+    return (keys, *columns) if count <= _LOAD * len(keys) else laid_out(count, np.flatnonzero(keys), keys, *columns)
+
+
+def laid_out(count: int, held: npt.NDArray[np.intp], keys: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
+    """A table of some of a table's slots, with room for `count` keys."""
+    size = _SMALLEST
     while count > _LOAD * size:
         size *= 2
     grown = np.zeros(size, dtype=np.int64)
-    held = np.flatnonzero(keys)
     places = np.zeros(len(held), dtype=np.int64)
     _put(keys[held], grown, places)
     moved = []

@@ -288,9 +288,11 @@ def room_of(s: State, r: Rules, v: Values, at: int) -> int:
 
 
 @compiled
-def recount_users(s: State, r: Rules, v: Values, chains: int) -> None:
-    """Find the first arrivals of users anew from the first `chains` rows of the pool."""
-    for row in range(chains):
+def recount_users(s: State, r: Rules, v: Values, begin: int, end: int) -> None:
+    """Find the first arrivals of users anew, from some rows of the pool."""
+    for row in range(begin, end):
+        if s.chains[row, PAIR] == DEAD:
+            continue
         codes = place_of(v, s.chains[row, ANCHOR_LABEL])
         for step in range(-1, r.later):
             time = _arrival(r, s.chains, row, step)

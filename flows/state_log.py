@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
 
@@ -28,6 +28,7 @@ _OTHER_VERSION = (
 )
 _FRAME = Struct("<QI")  # payload length, CRC-32
 _COMPACT_MIN_BYTES = 32 << 20
+_KEPT_WRITES = 8  # the source waits for each epoch, so the one before the last is the oldest that may be resumed from
 _COMPACT_RATIO = 3  # rewrite when the file is this many times its snapshot
 
 
@@ -57,7 +58,7 @@ class StateLog:
     _length: int = 0
     _snapshot_bytes: int = 0
     _number: int = 0
-    _older: list[str] | None = None
+    _older: list[tuple[str, int]] = field(default_factory=list)  # superseded files, and the writes since
     bytes_written: int = 0
 
     @property
@@ -85,7 +86,8 @@ class StateLog:
 
     def _start_file(self) -> None:
         assert self.directory is not None
-        self._older = [*(self._older or []), self._file] if self._file else []
+        if self._file:
+            self._older.append((self._file, 0))
         self._number += 1
         # The process id keeps a file that a dead run left uncommitted from being taken for ours.
         self._file = f"{self.key}.{self._number:06d}.{os.getpid()}.log"
@@ -113,12 +115,13 @@ class StateLog:
         self.bytes_written += _FRAME.size + size
 
     def _drop_old(self) -> None:
-        """Keep the two files before the current one: the epoch before the last may still be resumed from."""
+        """Files that no epoch which may be resumed from still names: each write is of another epoch."""
         assert self.directory is not None
-        older = self._older or []
-        for name in older[:-2]:
-            (self.directory / name).unlink(missing_ok=True)
-        self._older = older[-2:]
+        self._older = [(name, writes + 1) for name, writes in self._older]
+        for name, writes in self._older:
+            if writes > _KEPT_WRITES:
+                (self.directory / name).unlink(missing_ok=True)
+        self._older = [(name, writes) for name, writes in self._older if writes <= _KEPT_WRITES]
 
     def resume(self, manifest: Manifest, parts: Mapping[str, Persistent]) -> None:
         """Restore `parts` from the file that `manifest` names.

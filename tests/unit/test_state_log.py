@@ -67,14 +67,19 @@ def test_an_epoch_without_changes_writes_nothing(tmp_path: Path) -> None:
     assert log.bytes_written == written
 
 
-def test_compaction_keeps_the_state_and_the_last_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_superseded_stays_for_the_last_epochs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_log, "_COMPACT_MIN_BYTES", 200)
     log, part = StateLog(tmp_path, "shard-00"), Counter()
+    files, most, manifest = set[str](), 0, b""
     for number in range(120):
         part.add(number % 256)
-        manifest = log.write({"c": part}, {})
+        before, manifest = manifest, log.write({"c": part}, {})
+        files |= {path.name for path in tmp_path.iterdir()}
+        most = max(most, len(list(tmp_path.iterdir())))
+        assert not before or (tmp_path / read_manifest(before).file).exists()
+    assert len(files) > 5
+    assert most <= 3
     assert resumed(tmp_path, manifest)[1].numbers == [n % 256 for n in range(120)]
-    assert len(list(tmp_path.iterdir())) <= 3
 
 
 @pytest.mark.parametrize("harm", ["gone", "short", "flipped"])
