@@ -49,6 +49,8 @@ TAGGED_ACTIONS: Final = ("comment", "share")
 _ACTION = {name: index for index, name in enumerate(ENGAGE_ACTIONS)}
 _STATUS = {name: index for index, name in enumerate(ORDER_STATUSES)}
 _BUCKET_MS: Final = 1_000
+_DECIDE_MS: Final = 1_000  # from the click on a product to its order
+_CLICK_IDS: Final = 1 << 40  # where their ids begin
 
 
 def rows(count: int, **columns: Any) -> Events:  # noqa: ANN401 - scalars and arrays of any integer type
@@ -126,8 +128,9 @@ class Traffic:
         self.rooms, self.trends = Rooms(options, start), Trends(options, start)
         self.video_views = self.entries = self.orders = 0
         self._rng = np.random.default_rng((options.seed, 5))
+        self._clicks_rng = np.random.default_rng((options.seed, 8))  # of its own: a change here moves nothing else
         self._schedule = Schedule()
-        self._next_id = 0
+        self._next_id, self._next_click = 0, _CLICK_IDS
         self._tagged_per_view = 1.0
         self._events_per_view, self._tagged_per_view = self._measured()
 
@@ -167,7 +170,8 @@ class Traffic:
         rate = self.options.rate * self.curve.level(start) * (1 - self.options.bad_share) / self._events_per_view
         count = int(self._rng.poisson(rate * (end - start) / 1000))
         times = np.sort(self._rng.integers(start, end, count))
-        return joined([self._shows(opened), self._with_faults(self._sessions(times, rate))])
+        shows, sessions = self._shows(opened), self._with_faults(self._sessions(times, rate))
+        return joined([shows, sessions, self._clicks_before(sessions)])
 
     def _sessions(self, times: Int64s, rate: float) -> Events:
         """Video views at these times and all that follows from them. `rate`: video views per second."""
@@ -320,6 +324,16 @@ class Traffic:
         refunded["action"], refunded["amount"] = _STATUS["refunded"], refunded["amount"] // 2
         refunded["time"] += rng.integers(MINUTE_MS, 10 * MINUTE_MS, len(refunded))
         return [both, paid, cancelled, refunded]
+
+    def _clicks_before(self, events: Events) -> Events:
+        """The click on its product before each order, beside those of `_visits` that lead to none."""
+        orders = events[(events["kind"] == ORDER) & (events["action"] == _STATUS["created"]) & ~events["copy"]]
+        time = orders["time"] - _DECIDE_MS
+        clicks = _like_parent(orders, time, ENGAGE, _ACTION["product_click"], item=orders["item"])
+        clicks["arrival"] = time + self._clicks_rng.integers(0, _DECIDE_MS, len(clicks))
+        clicks["id"] = np.arange(self._next_click, self._next_click + len(clicks))
+        self._next_click += len(clicks)
+        return clicks
 
     def _shows(self, opened: list[tuple[int, int, int]]) -> Events:
         """Begin and end of live rooms, told by their creators."""

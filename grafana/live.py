@@ -81,7 +81,8 @@ class LiveBoard:
         return True
 
     def _asking(self) -> list[dict[str, Any]]:
-        return [panel for panel in panels_of(self.board) if panel["type"] != "text"]
+        """Panels that ask the store: others have text, or ask Prometheus."""
+        return [panel for panel in panels_of(self.board) if panel["type"] != "text" and "rawSql" in panel["targets"][0]]
 
     def _prepare(self) -> tuple[Range, Chosen]:
         """The range, and values of variables; options are asked again only every some seconds."""
@@ -115,11 +116,10 @@ class LiveBoard:
         ready: list[dict[str, Any]] = []
         asked: list[tuple[int, str]] = []
         for panel in self._asking():
-            target = panel["targets"][0]
-            sql = target.get("rawSql")
-            missing = views_of(sql) - self._views if sql else frozenset()
-            if sql is None or missing:
-                ready.append({"id": panel["id"], "absent": ", ".join(sorted(missing)) or "prometheus"})
+            sql = panel["targets"][0]["rawSql"]
+            missing = views_of(sql) - self._views
+            if missing:
+                ready.append({"id": panel["id"], "absent": ", ".join(sorted(missing))})
                 continue
             try:
                 asked.append((panel["id"], expand(sql, time_range, values)))

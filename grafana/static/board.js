@@ -5,10 +5,10 @@ import { element } from "/static/tables.js";
 
 const ALL = "$__all";
 const WORDS = {
-  en: { nothing: "No data in this range", prometheus: "Shown in Grafana: this panel asks Prometheus", absent: "Not in this store yet: ", all: "All", none: "none", of: "chosen",
+  en: { nothing: "No data in this range", prometheus: "Grafana shows here, from Prometheus: ", absent: "Not in this store yet: ", all: "All", none: "none", of: "chosen",
     range: "Range", refresh: "Refresh", zone: "Times in", theme: "Theme", language: "Language", table: "Table", about: "What is this?", live: "live", lost: "connection lost, trying again",
     wait: "waiting for the store", past: "The newest figures are of {0}: the range ends there. ", paused: "paused", light: "light", dark: "dark", here: "here", from: "from", skip: "Skip to the board", boards: "Boards" },
-  zh: { nothing: "此时间段内没有数据", prometheus: "此面板查询 Prometheus,请在 Grafana 中查看", absent: "存储中尚无:", all: "全部", none: "无", of: "项已选",
+  zh: { nothing: "此时间段内没有数据", prometheus: "以下内容由 Grafana 从 Prometheus 展示:", absent: "存储中尚无:", all: "全部", none: "无", of: "项已选",
     range: "时间范围", refresh: "刷新", zone: "时区", theme: "主题", language: "语言", table: "表格", about: "说明", live: "实时", lost: "连接中断,正在重试",
     wait: "等待存储", past: "最新数据截至 {0},时间范围以此为终点。", paused: "已暂停", light: "浅色", dark: "深色", here: "本地", from: "自", skip: "跳到看板", boards: "看板" },
 };
@@ -51,16 +51,20 @@ async function start() {
   byId("title").title = board.description;
   byId("boards").replaceChildren(...listed.boards.map((one) => element("a", { href: `/d/${one.uid}${query}`, "aria-current": one.uid === uid ? "page" : null }, one.title)));
   lay(board);
-  connect();
+  resume();
 }
 
 function lay(board) {
-  let grid;
+  let grid, section;
   const rows = [];
   for (const panel of board.panels) {
     if (panel.type === "row") {
       grid = element("div", { class: "grid" });
-      rows.push(element("section", { class: "row", "aria-label": panel.title }, element("h2", {}, panel.title), grid));
+      section = element("section", { class: "row", "aria-label": panel.title }, element("h2", {}, panel.title), grid);
+      rows.push(section);
+    } else if (panel.targets?.some((target) => !target.rawSql)) { // the store has nothing to tell of it: named only
+      if (!section.elsewhere) section.append((section.elsewhere = element("p", { class: "elsewhere" }, page.words.prometheus)));
+      section.elsewhere.append(section.elsewhere.children.length ? " · " : "", element("span", { title: panel.description }, panel.title));
     } else grid.append(card(panel));
   }
   byId("board").replaceChildren(...rows);
@@ -106,6 +110,16 @@ function connect() {
   told("round", () => { document.body.dataset.rounds = Number(document.body.dataset.rounds ?? 0) + 1; setStatus(); });
   told("trouble", (one) => status("lost", `${page.words.wait}: ${one.text}`));
   stream.onerror = () => status("lost", page.words.lost);
+}
+
+// A browser has six connections to a host for all of its tabs and for the pages that "back" would show: who is not looked at lets go.
+function release() {
+  page.stream?.close();
+  page.stream = null;
+}
+
+function resume() {
+  if (page.board && !page.stream && !document.hidden) connect();
 }
 
 function setState(state) {
@@ -180,4 +194,7 @@ function several(variable, options, chosen) {
 document.addEventListener("click", (event) => {
   for (const one of document.querySelectorAll("details[open]")) if (!one.contains(event.target)) one.open = false;
 });
+document.addEventListener("visibilitychange", () => (document.hidden ? release() : resume()));
+addEventListener("pagehide", release);
+addEventListener("pageshow", resume);
 start().catch((error) => { console.error(error); status("lost", String(error)); });

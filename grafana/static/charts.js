@@ -14,7 +14,6 @@ const onCard = (colour) => (document.documentElement.dataset.theme === "dark" &&
 export function draw(panel, told, body, context) {
   const drawers = { stat, table: drawTable, timeseries, barchart, bargauge: funnel, piechart: pie, heatmap, "state-timeline": states, text };
   const empty = emptyText(panel, told, context);
-  if (told.absent === "prometheus") body.parentNode.style.height = "96px"; // there will be nothing to see here
   if (empty && panel.type !== "text") return replace(body, element("div", { class: told.error ? "none error" : "none" }, empty));
   if (context.asTable) return replace(body, table(panel, told, context));
   (drawers[panel.type] ?? drawTable)(panel, told, body, context);
@@ -22,7 +21,6 @@ export function draw(panel, told, body, context) {
 
 function emptyText(panel, told, context) {
   if (told.error) return told.error;
-  if (told.absent === "prometheus") return context.words.prometheus;
   if (told.absent) return context.words.absent + told.absent;
   const nothing = told.rows.length === 0 || told.rows.every((row) => row.slice(panel.type === "stat" ? 0 : 1).every((v) => v === null));
   return nothing ? panel.fieldConfig?.defaults?.noValue || context.words.nothing : "";
