@@ -87,6 +87,8 @@ class Health:
 
     looped: float = field(default_factory=time.monotonic)  # the dataflow asked its source
     broker: float = field(default_factory=time.monotonic)  # the broker answered
+    reads: bool = True  # has partitions; one of more workers than partitions has none, and may have no shards either
+    folds: bool = False  # a shard of it was told something
     sink_down_since: float | None = None  # the store has not answered since
 
 
@@ -129,6 +131,12 @@ class EngineMetrics:
         """The dataflow asked its source for more."""
         self.health.looped = time.monotonic()
         if progress is not None:
+            self.progress = progress
+
+    def folded(self, progress: SourceProgress) -> None:
+        """A shard was told how a source stands, which is all that a process without partitions hears."""
+        self.health.looped, self.health.folds = time.monotonic(), True
+        if not self.health.reads:
             self.progress = progress
 
     def took(self, taken: Slice) -> None:

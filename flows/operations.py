@@ -25,9 +25,10 @@ _WATERMARK_SLACK_SECONDS: Final = 60.0
 
 
 def live(metrics: EngineMetrics) -> dict[str, object]:
-    """Whether the dataflow goes on, or waits for a store that is down (a restart would not cure that)."""
-    silent = time.monotonic() - metrics.health.looped
-    waits = metrics.health.sink_down_since is not None
+    """Whether the dataflow goes on, waits for a store that is down (a restart would not cure that), or has no work."""
+    health = metrics.health
+    silent = time.monotonic() - health.looped
+    waits = health.sink_down_since is not None or not (health.reads or health.folds)
     return {"ok": silent < _STUCK_SECONDS or waits, "dataflow_silent_s": round(silent, 1)}
 
 
@@ -37,9 +38,11 @@ def ready(metrics: EngineMetrics, watermark_age_max_s: float) -> dict[str, objec
     age = metrics.watermark_age()
     down = now - health.sink_down_since if health.sink_down_since is not None else 0.0
     checks = {
-        "source": now - health.broker < _BROKER_SECONDS,
+        "source": now - health.broker < _BROKER_SECONDS or not health.reads,
         "sink": down < _SINK_SECONDS,
-        "watermark": age is not None and age < watermark_age_max_s + _WATERMARK_SLACK_SECONDS,
+        "watermark": age < watermark_age_max_s + _WATERMARK_SLACK_SECONDS
+        if age is not None
+        else not (health.reads or health.folds),
     }
     return {
         "ok": all(checks.values()),

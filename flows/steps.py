@@ -86,6 +86,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
             p = item.progress
             self._mark.report(p.worker, p.watermark, idle=p.idle, end=p.end, last_event_time=p.last_event_time)
         last = values[-1].progress
+        self._config.metrics.folded(last)
         progress = Progress(
             self._mark.watermark, last.now, last.early, end=self._mark.ended, last_event_time=self._mark.last_event_time
         )

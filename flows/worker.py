@@ -142,6 +142,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
     )  # fmt: skip
     metrics = _metrics_of(reading, intake)
+    metrics.health.reads = bool(plan.own_lanes)
     feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store))
     run = SourceRun(
         intake,

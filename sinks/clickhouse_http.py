@@ -6,16 +6,15 @@ Pure functions over what a request carries (no socket, no engine). Source of the
 
 from __future__ import annotations
 
-import gzip
 import re
 import zlib
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import HTTP
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from sinks.block_frames import unframed
@@ -51,6 +50,15 @@ _INSERT: Final = re.compile(
 )  # fmt: skip
 
 
+# lz4 and zstd come with clickhouse-connect and are loaded when a client speaks them.
+_ENCODINGS: Final[Mapping[str, Callable[[], Any]]] = {
+    "gzip": lambda: zlib.decompressobj(31),
+    "deflate": zlib.decompressobj,
+    "lz4": lambda: import_module("lz4.frame").LZ4FrameDecompressor(),
+    "zstd": lambda: import_module("backports.zstd").ZstdDecompressor(),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request, body decompressed. `settings` and `params` (for `{name:Type}`) come from the URL."""
@@ -81,11 +89,11 @@ class Insert:
 def request_of(target: str, headers: Mapping[str, str], body: bytes, body_max: int) -> Request:
     """A request from its target (`/?a=b`), its headers (lower-case names) and its raw body.
 
-    Errors: `ClickHouseError` for a compression or a credential that cannot be read, `FrameError` for blocks that are
-    none or hold more than `body_max` bytes.
+    Errors: `ClickHouseError` for a credential or a compression that cannot be read, `FrameError` for blocks that are
+    none; either when more than `body_max` bytes come out.
     """
     parameters = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
-    body = _decompressed(body, headers.get("content-encoding", ""))
+    body = _decompressed(body, headers.get("content-encoding", ""), body_max)
     if _is_on(parameters, "decompress"):
         body = unframed(body, body_max)
     if headers.get("content-type", "").startswith("multipart/form-data"):
@@ -134,22 +142,30 @@ def status_of(code: int) -> int:
     return _STATUS_OF_CODE.get(code, 500)
 
 
-def _decompressed(body: bytes, encoding: str) -> bytes:
-    """Undo `Content-Encoding`. lz4 and zstd come with clickhouse-connect and are loaded when a client speaks them."""
+def _decompressed(body: bytes, encoding: str, body_max: int) -> bytes:
+    """Undo `Content-Encoding`, up to `body_max` bytes: a few can stand for gigabytes."""
     if encoding in ("", "identity") or not body:
         return body
+    if encoding not in _ENCODINGS:
+        raise ClickHouseError.because(f"Content-Encoding {encoding!r} is not spoken here", 48, "NOT_IMPLEMENTED")
     try:
-        if encoding == "gzip":
-            return gzip.decompress(body)
-        if encoding == "deflate":
-            return zlib.decompress(body)
-        if encoding == "lz4":
-            return bytes(import_module("lz4.frame").decompress(body))
-        if encoding == "zstd":
-            return bytes(import_module("backports.zstd").decompress(body))
+        return _unpacked(body, encoding, body_max)
     except (OSError, EOFError, zlib.error, RuntimeError, ValueError, ImportError) as error:
         raise ClickHouseError.because(f"{encoding} body: {error}", 354, "ZLIB_INFLATE_FAILED") from error
-    raise ClickHouseError.because(f"Content-Encoding {encoding!r} is not spoken here", 48, "NOT_IMPLEMENTED")
+
+
+def _unpacked(body: bytes, encoding: str, body_max: int) -> bytes:
+    found, size = [], 0
+    while body:  # one stream after another may stand there
+        stream = _ENCODINGS[encoding]()
+        found.append(stream.decompress(body, body_max - size + 1))
+        size += len(found[-1])
+        if size > body_max:
+            raise ClickHouseError.because(f"a body may have {body_max} bytes unpacked", 307, "TOO_MANY_BYTES")
+        if not stream.eof:
+            raise EOFError("it is cut short")
+        body = stream.unused_data or b""
+    return b"".join(found)
 
 
 def _form_fields(content_type: str, body: bytes) -> dict[str, str]:

@@ -6,11 +6,14 @@ import gzip
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
@@ -79,6 +82,25 @@ def test_answers_are_compressed_when_both_sides_ask(port: str) -> None:
     body = gzip.compress(b"SELECT 2")
     with urlopen(Request(port, data=body, headers={"Content-Encoding": "gzip"})) as answer:
         assert answer.read() == b"2\n"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "lz4", "zstd"])
+def test_a_body_that_unpacks_to_gigabytes_is_refused(port: str, encoding: str) -> None:
+    codecs = {"gzip": gzip, "deflate": zlib, "lz4": import_module("lz4.frame"), "zstd": import_module("backports.zstd")}
+    pack = codecs[encoding].compress
+    for body, status, told in (
+        (pack(b"SELECT 3"), 200, "3\n"),
+        (pack(b"SELECT ") + pack(b"4"), 200, "4\n"),
+        (pack(b"SELECT 5 -- " + b"x" * 100)[:-4], 500, "cut short|body"),
+        (pack(b"SELECT 6 -- " + b"x" * (100 << 20)), 413, "bytes unpacked"),
+    ):
+        try:
+            with urlopen(Request(port, data=body, headers={"Content-Encoding": encoding})) as answer:
+                found = answer.status, answer.read().decode()
+        except HTTPError as error:
+            found = error.code, error.read().decode()
+        assert found[0] == status, found
+        assert re.search(told, found[1]), found
 
 
 @pytest.mark.parametrize(

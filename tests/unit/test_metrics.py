@@ -82,6 +82,30 @@ def test_live_notices_a_dataflow_that_hangs() -> None:
     assert not live(metrics)["ok"]
 
 
+def test_a_worker_without_partitions_is_judged_by_what_its_shards_are_told() -> None:
+    metrics = EngineMetrics()
+    metrics.health.reads = False
+    metrics.health.looped -= 121
+    metrics.health.broker -= 121
+    assert live(metrics)["ok"]  # no shards either: it has no work
+    assert ready(metrics, 60)["ok"]
+    metrics.folded(_progress(_now() - 30_000))
+    assert live(metrics)["ok"]
+    assert ready(metrics, 60)["ok"]
+    metrics.health.looped -= 121
+    assert not live(metrics)["ok"]
+    metrics.folded(_progress(_now() - 600_000))
+    assert live(metrics)["ok"]
+    assert ready(metrics, 60)["watermark"] is False
+
+
+def test_the_partitions_of_a_worker_that_has_some_tell_its_watermark() -> None:
+    metrics = EngineMetrics()
+    metrics.looped(_progress(_now() - 30_000))
+    metrics.folded(_progress(_now() - 600_000))
+    assert ready(metrics, 60)["ok"]
+
+
 def test_served_on_loopback() -> None:
     metrics = EngineMetrics()
     metrics.looped(_progress(_now()))
