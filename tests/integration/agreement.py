@@ -16,4 +16,4 @@ def agree(process: EngineProcess, traffic: Traffic, seconds: float = 60) -> None
     while (found := differences(process.rows, verdict)) and time.monotonic() < deadline:
         assert process.running, process.said()[-4000:]
         time.sleep(0.3)
-    assert found == {}, process.said()[-4000:]
+    assert found == {}, f"{str(found)[:4000]}\n{process.said()[-4000:]}"

@@ -12,6 +12,7 @@ from schemas.funnels import VIDEO_TO_LIVE
 from schemas.sessions import MEASURES, PRODUCT_MEASURES
 from tests.oracles import activity, funnel, heat, sessions
 from tests.oracles.log import Event, Verdict
+from tests.oracles.ties import tie
 
 Rows = Callable[[str], list[dict[str, Any]]]
 WEIGHTS = {"view": 1.0, "like": 3.0}
@@ -130,8 +131,8 @@ def _funnel(rows: Rows, accepted: Sequence[Event]) -> list[object]:
         )
         for r in rows("SELECT * FROM livepulse.funnel")
     }  # fmt: skip
-    # This traffic has no two events of one user in one millisecond whose values differ where it matters.
-    return _different(is_, funnel.funnel_rows(VIDEO_TO_LIVE, accepted, DIMENSIONS, lambda _: 0))
+    rows_of_oracle = funnel.funnel_rows(VIDEO_TO_LIVE, accepted, DIMENSIONS, lambda event: tie(event, DIMENSIONS))
+    return _different(is_, rows_of_oracle)
 
 
 def _figures(row: Mapping[str, Any], names: Sequence[str], measures: Sequence[str]) -> dict[str, Any]:

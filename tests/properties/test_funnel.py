@@ -15,11 +15,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flows.conversion_funnel import FunnelMerge, FunnelShard
-from flows.funnel_values import Combinations
 from flows.kernel import Progress
 from schemas.funnels import VIDEO_TO_LIVE, Exclusion, Funnel, Match, Step
 from tests.oracles import funnel as oracle
 from tests.oracles.funnel import Event, Figures, Row
+from tests.oracles.ties import tie
 from tests.properties.worlds import World, arrivals, frame_of, world_of
 
 MINUTE, HOUR = 60_000, 3_600_000
@@ -104,15 +104,6 @@ def worlds(draw: st.DrawFn) -> World:
     return world_of(draw, events)
 
 
-def _tie(event: Event) -> int:
-    """The order of two events of one user and millisecond is a convention of the kernel."""
-    combinations = Combinations(DIMENSIONS)
-    frame = pl.DataFrame([{d: event.get(d) for d in DIMENSIONS}], schema=dict.fromkeys(DIMENSIONS, pl.String()))
-    labels = combinations.label(frame)
-    combinations.learn(labels, frame, pl.arange(0, 1, eager=True).to_numpy())
-    return int(combinations.rank(labels)[0])
-
-
 class Engine:
     """The shards and the merge of a run, fed by hand."""
 
@@ -184,7 +175,7 @@ def _run(world: World, funnels: Sequence[Funnel], *, shards: int = 1, restarts: 
 def _expected(world: World, funnels: Iterable[Funnel]) -> dict[Row, Figures]:
     rows: dict[Row, Figures] = {}
     for funnel in funnels:
-        rows |= oracle.funnel_rows(funnel, world.events, DIMENSIONS, _tie)
+        rows |= oracle.funnel_rows(funnel, world.events, DIMENSIONS, lambda event: tie(event, DIMENSIONS))
     return rows
 
 
