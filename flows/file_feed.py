@@ -19,10 +19,9 @@ import zstandard
 from flows.errors import Usage
 from flows.intake import Intake
 from flows.messages import MIN_TIME
-from flows.parts import MINUTE_MS, UNKNOWN_KIND, Kinds, Messages, PartBuilder, Stretch
+from flows.parts import MINUTE_MS, UNKNOWN_KIND, Kinds, Messages, PartBuilder, Stretch, kind_of
 from flows.source import PartitionState
 from schemas.decode import Decoded
-from schemas.events import KIND
 
 
 def open_lines(path: Path) -> IO[bytes]:
@@ -163,8 +162,8 @@ def _kinds(decoded: Decoded, count: int) -> Kinds:
     """The topic that each line names, by number."""
     kinds = np.full(count, UNKNOWN_KIND, dtype=np.uint8)
     kinds[decoded.frame["row"].to_numpy()] = decoded.frame["kind"].to_numpy()
-    named = decoded.rejects.filter(pl.col("topic").is_in(list(KIND)))
-    kinds[named["row"].to_numpy()] = [KIND[topic] for topic in named["topic"]]
+    rejects = decoded.rejects
+    kinds[rejects["row"].to_numpy()] = [kind_of(topic) for topic in rejects["topic"].to_list()]
     return kinds
 
 

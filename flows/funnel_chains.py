@@ -150,11 +150,12 @@ class FunnelChains:
         mature = chains[:, fp.ANCHOR] // fp.BUCKET * fp.BUCKET + fp.BUCKET + self.funnel.matures_after_ms
         until = np.where(chains[:, fp.ANCHOR] == fp.NEVER, chains[:, fp.ENTRY], mature)
         remembered = entries[:, fp.R_ENTRY] + self.funnel.remember_ms
-        due = until >= floor, events[:, fp.E_TIME] >= floor, remembered >= floor
-        kept = [(rows[:, 0] != fp.DEAD) & still for rows, still in zip((chains, events, entries), due, strict=True)]
+        pools, due = (chains, events, entries), (until >= floor, events[:, fp.E_TIME] >= floor, remembered >= floor)
+        kept = [(rows[:, 0] != fp.DEAD) & still for rows, still in zip(pools, due, strict=True)]
+        needed = sum(np.count_nonzero(living) * rows.shape[1] for rows, living in zip(pools, kept, strict=True))
         # Laying out anew takes as long as there is state: not for little.
-        if 4 * sum(map(np.count_nonzero, kept)) <= 3 * sum(map(len, kept)):
-            self._load(chains[kept[0]], events[kept[1]], entries[kept[2]])
+        if 4 * needed <= 3 * sum(rows.size for rows in pools):
+            self._load(*(rows[living] for rows, living in zip(pools, kept, strict=True)))
 
     def recount(self) -> None:
         """Codes of dimension values have changed."""

@@ -139,9 +139,9 @@ class SessionShard:
 
     def _news(self, read: pl.DataFrame, events: Events) -> pl.DataFrame | None:
         """Increments of nothing that tell a room's creator and category, where they have not been told lately."""
-        places = np.flatnonzero((events.what == ENTRY) | (events.what == REPORT) | (events.what == START))
-        days = events.time[places] // PART_MS
-        facts = read["facts"].to_numpy()[places]
+        facts = read["facts"].to_numpy()
+        places = np.flatnonzero((facts != 0) | (events.what == START))
+        days, facts = events.time[places] // PART_MS, facts[places]
         new = self._told.unmet((events.room[places].view(np.uint64) ^ facts) + days.astype(np.uint64))
         if not len(new):
             return None

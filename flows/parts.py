@@ -24,10 +24,27 @@ Kinds = npt.NDArray[np.uint8]
 
 MINUTE_MS = 60_000
 ONTIME, REJECTED, FILTERED, LATE = range(4)
-UNKNOWN_KIND = 255  # of a line in a file that names no topic
+UNKNOWN_KIND = 255  # of a line in a file that names no topic, or one of too many that are none
 _ANY_FUTURE_MS = 1 << 50  # these events' times have been judged
 LEDGER_COUNTS = ("consumed", "accepted", "duplicate", "late", "rejected", "filtered")
-_TOPIC_NAMES = (*TOPICS, *("",) * (UNKNOWN_KIND + 1 - len(TOPICS)))
+_MOST_NAME_BYTES = 256
+_TOPIC_NAMES = [*TOPICS]
+"""By kind: the contract's topics, then the other names that lines of files gave."""
+
+
+def kind_of(topic: str | None) -> int:
+    """The number of a topic. An unknown one gets a number while there are some, for one process; else UNKNOWN_KIND."""
+    if not topic or len(topic.encode()) > _MOST_NAME_BYTES:
+        return UNKNOWN_KIND
+    if topic not in _TOPIC_NAMES:
+        if len(_TOPIC_NAMES) >= UNKNOWN_KIND:
+            return UNKNOWN_KIND
+        _TOPIC_NAMES.append(topic)
+    return _TOPIC_NAMES.index(topic)
+
+
+def _name_of(kind: int) -> str:
+    return _TOPIC_NAMES[kind] if kind < len(_TOPIC_NAMES) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +158,7 @@ def ledger_frame(tallies: Int64s) -> pl.DataFrame:
     counts = (consumed, none, none, late, rejected, filtered)
     return pl.DataFrame(
         {
-            "topic": [_TOPIC_NAMES[kind] for kind in kinds.tolist()],
+            "topic": [_name_of(kind) for kind in kinds.tolist()],
             "partition": partitions.astype(np.int32),
             "minute": minutes,
             **{name: np.ascontiguousarray(count) for name, count in zip(LEDGER_COUNTS, counts, strict=True)},
@@ -272,7 +289,7 @@ class PartBuilder:
         raws = [self._kept(messages.values[i]) for i in rows.tolist()]
         dead = rejects.select(
             pl.col("row").cast(pl.Int64),
-            pl.Series("topic", [_TOPIC_NAMES[kind] for kind in messages.kinds[rows].tolist()], dtype=pl.String),
+            pl.Series("topic", [_name_of(kind) for kind in messages.kinds[rows].tolist()], dtype=pl.String),
             pl.Series("partition", _partitions(messages)[rows]),
             pl.Series("offset", messages.offsets[rows]),
             pl.col("reason").cast(pl.String),

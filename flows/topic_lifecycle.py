@@ -8,7 +8,9 @@ How the definitions of TABLES.md are read here
   event. "max" is the greatest r at any tick so far, this one included. Shares of another r are compared in whole
   events, exactly. *Revival* may only follow the confirmed stages declining and tail; once it is confirmed, the rules
   below it speak again. The *trough* is the least r since the greatest r, or since the last revival was confirmed if
-  that came later. With c = 0, g is null, and the rules that ask for it do not fit.
+  that came later. A greatest r that comes while the stage is declining or tail is what a revival may be: until another
+  stage is confirmed the trough stays the one that it rose from. With c = 0, g is null, and the rules that ask for it do
+  not fit.
 - *Peak* is the greatest r, the first tick of it if there are several: `peak_time` is that tick, `peak_rate` is r in
   events a minute. A greater r later (in a revival, too) is a new peak: half-life and fit begin again. `peak_heat` is
   the greatest heat at any minute's tick.
@@ -29,6 +31,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from flows.topic_columns import HOUR_WINDOWS, NEVER, NO_TIME, Floats, Int64s, Mask, TopicColumns
@@ -90,7 +93,9 @@ def _follow_peak(state: TopicColumns, window: int, events: Int64s) -> Mask:
     size = len(events)
     risen = np.flatnonzero(events > state.peak[:size])
     if len(risen):
-        state.peak[risen] = state.trough[risen] = events[risen]
+        state.peak[risen] = events[risen]
+        rests = risen[~_has_fallen(state.stage[risen])]
+        state.trough[rests] = events[rests]
         state.peak_window[risen] = window
         state.half_life[risen] = -1
         state.fitting[risen] = True
@@ -107,6 +112,11 @@ def _follow_peak(state: TopicColumns, window: int, events: Int64s) -> Mask:
         state.half_life[slots] = (window - 1 - state.peak_window[slots]) * WINDOW_MINUTES
     state.was_low[:size] = low
     return reached
+
+
+def _has_fallen(stage: npt.NDArray[np.uint8]) -> Mask:
+    fallen: Mask = (stage == DECLINING) | (stage == TAIL)
+    return fallen
 
 
 def _add_to_fit(state: TopicColumns, window: int, events: Int64s) -> None:
@@ -147,7 +157,8 @@ def _set_stage(state: TopicColumns, window: int, events: Int64s, growth: Floats)
     wanted[growth < -_GROWTH] = DECLINING
     wanted[grows] = GROWING
     wanted[10 * events < peak] = TAIL
-    revives = grows & ((stage == DECLINING) | (stage == TAIL)) & (events >= 2 * state.trough[:size])
+    fallen = _has_fallen(stage)
+    revives = grows & fallen & (events >= 2 * state.trough[:size])
     wanted[revives] = REVIVAL
     wanted[(window + 1) * WINDOW_MS - state.first_ms[:size] < _YOUNG_MS] = EMERGING
     changed: Mask = (wanted != stage) & ((wanted == state.candidate[:size]) | (stage == UNKNOWN))
@@ -155,9 +166,10 @@ def _set_stage(state: TopicColumns, window: int, events: Int64s, growth: Floats)
     stage[changed] = wanted[changed]
     state.candidate[:size] = wanted
     revived = changed & (wanted == REVIVAL)
-    if revived.any():
-        state.trough[:size][revived] = events[revived]
-        state.fitting[:size][revived] = False
+    # Another way out of a decline that rose to a new peak at one of the two ticks: the trough begins there.
+    left = changed & fallen & ~_has_fallen(wanted) & (state.peak_window[:size] >= window - 1)
+    state.trough[:size][revived | left] = events[revived | left]
+    state.fitting[:size][revived] = False
     return changed
 
 

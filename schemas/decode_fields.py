@@ -21,7 +21,7 @@ MAX_EXPERIMENTS: Final = 16
 class Kind(IntEnum):
     """What the value of a field must be."""
 
-    ID = 0  # 1 to max_id_bytes bytes, not blank
+    ID = 0  # 1 to `most_id_bytes` bytes, not blank
     TEXT = 1  # up to max_text_bytes bytes
     ZONE = 2  # an IANA zone name
     CURRENCY = 3  # [A-Z]{3}
@@ -121,6 +121,11 @@ CHOICES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 def high(field: Field, limits: Limits) -> int:
     """The greatest value of an integer field."""
     return 1 if field.kind is Kind.VERSION else int(getattr(limits, field.bound))
+
+
+def most_id_bytes(name: str, limits: Limits) -> int:
+    """The most bytes of an id. EVENTS.md bounds two of them; the others only have to be no flood."""
+    return limits.max_id_bytes if name in ("event_id", "user_id") else limits.max_other_id_bytes
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decode_fields import ALLOWED, CHOICES, CODE, FIELDS, MAX_EXPERIMENTS, REQUIRED, Kind, high
+from schemas.decode_fields import ALLOWED, CHOICES, CODE, FIELDS, MAX_EXPERIMENTS, REQUIRED, Kind, high, most_id_bytes
 from schemas.events import TOPICS, Limits
 
 Int64s = npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ LIMITS: Final = FIRST_CHOICE + len(_CHOICES)
 HEAD, TAIL, HEAD_MASK, TAIL_MASK, SIZE, NEXT = range(6)
 KIND, LOW, HIGH, SLOT = range(6, 10)  # of a field; slot: the line of `columns` that keeps it, or −1
 ALLOWED_MASK, REQUIRED_MASK, CHOICES_FROM, CHOICES_TO = range(6, 10)  # of a topic: masks of fields, lines of choices
-MAX_MESSAGE_BYTES, MAX_ID_BYTES, MAX_TEXT_BYTES, MAX_TAGS, MIN_EVENT_TIME = range(5)  # of the limits
+MAX_MESSAGE_BYTES, MAX_TEXT_BYTES, MAX_TAGS, MIN_EVENT_TIME = range(4)  # of the limits
 _WIDTH: Final = 10
 
 # Lines of `Found.columns`, the wanted columns behind them
@@ -75,6 +75,8 @@ def build_rules(limits: Limits, slots: dict[str, int]) -> Table:
         if field.kind in (Kind.INT, Kind.VERSION):
             rules[code, LOW] = 1 if field.kind is Kind.VERSION else field.low
             rules[code, HIGH] = high(field, limits)
+        if field.kind is Kind.ID:
+            rules[code, HIGH] = most_id_bytes(field.name, limits)
     from_choice = FIRST_CHOICE
     for line, (topic, choices) in enumerate(zip(TOPICS, _PER_TOPIC, strict=True), start=FIRST_TOPIC):
         allowed, required = _mask(ALLOWED[topic] - {"topic"}), _mask(REQUIRED[topic])
@@ -82,7 +84,7 @@ def build_rules(limits: Limits, slots: dict[str, int]) -> Table:
         from_choice += len(choices)
     max_message_bytes = min(limits.max_message_bytes, SPAN_MASK)
     max_text_bytes = min(limits.max_text_bytes, SPAN_MASK)
-    bounds = max_message_bytes, limits.max_id_bytes, max_text_bytes, limits.max_tags, limits.min_event_time
+    bounds = max_message_bytes, max_text_bytes, limits.max_tags, limits.min_event_time
     rules[LIMITS, : len(bounds)] = bounds
     return rules
 

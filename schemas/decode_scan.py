@@ -35,7 +35,6 @@ from schemas.decode_rules import (
     KIND,
     LIMITS,
     LOW,
-    MAX_ID_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_TAGS,
     MAX_TEXT_BYTES,
@@ -132,7 +131,7 @@ def _read_text(
         return last + 1 if last > 0 else -1  # an empty text is an absent field
     kind = rules[code, KIND]
     if kind == _ID:
-        if size > rules[LIMITS, MAX_ID_BYTES] or not _has_ink(text, first, last):
+        if size > rules[code, HIGH] or not _has_ink(text, first, last):
             return -1
     elif kind == _CHOICE_KIND:
         line = FIRST_TOPIC + topic

@@ -87,7 +87,8 @@ class Limits:
     min_event_time: int = 1_104_537_600_000  # 2005-01-01T00:00:00Z
     max_future_ms: int = 10 * 60_000
     max_message_bytes: int = 1_000_000
-    max_id_bytes: int = 64
+    max_id_bytes: int = 64  # event_id and user_id
+    max_other_id_bytes: int = 1_024  # of a video, a room, a product: real ones are titles or addresses
     max_text_bytes: int = 256  # a dimension's value or a tag
     max_tags: int = 20
     max_watch_ms: int = 86_400_000

@@ -49,6 +49,6 @@ def _named(key: bytes, limits: Limits) -> Label | Reject:
         return Reject(Reason.INVALID_ID, "the key must be kind/id, such as live/l1", TOPIC)
     if kind not in KINDS:
         return Reject(Reason.UNKNOWN_VALUE, f"kind {kind[:_DAMAGED_BYTES]!r} is not one of {', '.join(KINDS)}", TOPIC)
-    if not id_.strip() or "\0" in id_ or len(id_.encode()) > limits.max_id_bytes:
-        return Reject(Reason.INVALID_ID, f"an id has 1 to {limits.max_id_bytes} bytes, none of them NUL", TOPIC)
+    if not id_.strip() or "\0" in id_ or len(id_.encode()) > limits.max_other_id_bytes:
+        return Reject(Reason.INVALID_ID, f"an id has 1 to {limits.max_other_id_bytes} bytes, none of them NUL", TOPIC)
     return Label(kind, id_, "")

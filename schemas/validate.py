@@ -34,6 +34,7 @@ from schemas.decode_fields import (
     Field,
     Kind,
     high,
+    most_id_bytes,
     zone_names,
 )
 from schemas.events import TOPICS, Limits
@@ -272,7 +273,7 @@ def _dimension(field: Field, value: Json, limits: Limits) -> str:  # a JSON valu
 
 
 def _id(name: str, value: Json, limits: Limits) -> str:  # a JSON value
-    text = _usable(name, _string(name, value), limits.max_id_bytes, Reason.INVALID_ID)
+    text = _usable(name, _string(name, value), most_id_bytes(name, limits), Reason.INVALID_ID)
     if text.isspace():
         raise _Fault(Reason.INVALID_ID, f"{name} is blank")
     return text

@@ -96,7 +96,9 @@ def live(events: list[Event], until: int) -> list[tuple[int, Life]]:
         r, mean = Fraction(now, 10), Fraction(hour, 60)
         growth = math.log(r / mean) if r else None
         if now > highest:
-            highest, peak_time, since = now, tick, []
+            highest, peak_time = now, tick
+            if stage not in ("declining", "tail"):  # else the trough that it rises from counts until the stage changes
+                since = []
         since.append(now)
         top, trough = Fraction(highest, 10), Fraction(min(since), 10)
         if tick - first < 60 * MINUTE:
@@ -114,9 +116,10 @@ def live(events: list[Event], until: int) -> list[tuple[int, Life]]:
         else:
             wanted = stage
         if wanted != stage and (wanted == previous or stage == "unknown"):
-            stage = wanted
-            if stage == "revival":
+            rose = peak_time is not None and peak_time >= tick - WINDOW
+            if wanted == "revival" or (rose and stage in ("declining", "tail") and wanted not in ("declining", "tail")):
                 since = [now]
+            stage = wanted
         previous = wanted
         out.append((tick, Life(stage, growth, highest, peak_time, half_life(counts, peak_time, highest, tick))))
     return out

@@ -175,7 +175,6 @@ def rooms(events: Iterable[Event], as_of: int, currency: str = "CNY") -> dict[st
         closed = bool(ends) and (not starts or max(ends) >= max(starts))
         over = closed or as_of >= alive + 300_000
         started, ended = min(starts, default=first), (max(ends) if closed else alive) if over else None
-        told = [e for e in mine if e["topic"] == "view" or _acts(e, "live_start")]
         rows[room] = {
             **{name: amount for name, amount in sums.items() if amount},
             "state": "ended" if over else "live",
@@ -186,8 +185,8 @@ def rooms(events: Iterable[Event], as_of: int, currency: str = "CNY") -> dict[st
             "pcu": max(map(len, present.values()), default=0),
             "watching_peak": max(map(len, watching.values()), default=0),
             "watching_now": len(watching.get(as_of // STEP - 1, set())),
-            "creator_id": min((e["creator_id"] for e in told if e.get("creator_id")), default=""),
-            "category": min((e["category"] for e in told if e.get("category")), default=""),
+            "creator_id": min((e["creator_id"] for e in mine if e.get("creator_id")), default=""),
+            "category": min((e["category"] for e in mine if e.get("category")), default=""),
         }
     return rows
 

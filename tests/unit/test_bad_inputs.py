@@ -107,6 +107,15 @@ def test_unknown_topic_of_a_line(decoder: Decoder, topic: object, shown: str | N
     assert (verdict.topic, getattr(verdict, "reason", None)) == (shown, Reason.UNKNOWN_TOPIC)
 
 
+def test_only_two_ids_are_short(decoder: Decoder) -> None:
+    """EVENTS.md bounds event_id and user_id; a page's title may be a video."""
+    view = GOOD["view"] | {"video_id": "Конгрес" * 20, "creator_id": "c" * 1_024}
+    long = [view, view | {"event_id": "e" * 65}, view | {"user_id": "u" * 65}, view | {"video_id": "v" * 1_025}]
+    decoded = decoder.decode("view", [compact(event) for event in long], NOW_MS)
+    assert decoded.frame["row"].to_list() == [0]
+    assert decoded.rejects["reason"].to_list() == ["invalid_id"] * 3
+
+
 def test_line_with_no_topic_or_two(decoder: Decoder) -> None:
     two = b'{"topic":"view","topic":"like",' + compact(GOOD["like"])[1:]
     decoded = decoder.decode_lines([compact(GOOD["view"]), two], NOW_MS)

@@ -103,18 +103,27 @@ def test_good_messages_need_no_judge(decoder: Decoder, monkeypatch: pytest.Monke
 
 
 def test_limits_are_honoured_by_both_ways() -> None:
-    limits = Limits(max_id_bytes=3, max_text_bytes=4, max_tags=1, max_watch_ms=10, min_event_time=NOW_MS - 5)
+    limits = Limits(
+        max_id_bytes=3, max_other_id_bytes=9, max_text_bytes=4, max_tags=1, max_watch_ms=10, min_event_time=NOW_MS - 5
+    )
     decoder = Decoder(ALL, limits)
-    event = GOOD["view"] | {"event_time": NOW_MS, "watch_ms": 10, "tags": ["tagg"], "user_id": "uuu"}
+    event = GOOD["view"] | {
+        "event_time": NOW_MS,
+        "watch_ms": 10,
+        "tags": ["tagg"],
+        "user_id": "uuu",
+        "video_id": "v" * 9,
+    }
     bad: list[dict[str, object]] = [
         {"watch_ms": 11},
         {"tags": ["a", "b"]},
         {"tags": ["taggg"]},
         {"user_id": "uuuu"},
+        {"video_id": "v" * 10},
         {"event_time": NOW_MS - 6},
     ]
     values = [compact(event), *(compact(event | changed) for changed in bad)]
-    reasons = ["out_of_range", "too_many_tags", "invalid_text", "invalid_id", "time_too_old"]
+    reasons = ["out_of_range", "too_many_tags", "invalid_text", "invalid_id", "invalid_id", "time_too_old"]
     decoded = decoder.decode("view", values, NOW_MS)
     assert decoded.frame["row"].to_list() == [0]
     assert decoded.rejects["reason"].to_list() == reasons

@@ -275,7 +275,10 @@ def test_a_delta_follows_what_changed_and_is_empty_when_nothing_did() -> None:
 
 
 def test_state_is_bounded_by_the_windows() -> None:
-    """A user a minute watches, enters and pays for 6 days: what is kept stops growing once windows have passed."""
+    """A user a minute watches, enters and pays for 6 days: what is kept stops growing once windows have passed.
+
+    It may be a third more than what is needed, before it is laid out anew.
+    """
     shard = FunnelShard([VIDEO_TO_LIVE], ["category"])
     sizes = []
     for hour in range(24 * 6):
@@ -293,9 +296,9 @@ def test_state_is_bounded_by_the_windows() -> None:
         if hour % 24 == 23:
             sizes.append(len(shard.snapshot()))
     entries = 24 * 60 * 24  # a remembered entry takes 24 bytes, for 10 days
-    assert max(sizes[2:]) - entries * len(sizes) < 1.1 * (sizes[1] - 2 * entries) + entries
-    growth = np.diff(sizes[1:])
-    assert (growth < entries * 1.3).all()
+    day = sizes[0] - entries
+    needed = 1.1 * day + entries * np.arange(1, len(sizes) + 1)  # chains stay for 25 h and a half
+    assert (np.array(sizes) < 1.35 * needed).all(), (sizes, needed)
 
 
 def test_multisets_give_the_medians_of_statistics() -> None:
