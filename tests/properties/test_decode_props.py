@@ -35,6 +35,7 @@ texts = st.text(max_size=20) | st.sampled_from(
         "CNY",
         "a" * 64,
         "a" * 65,
+        "a" * 1_025,
         "中" * 85,
         "a\u0000",
     ]
