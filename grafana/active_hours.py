@@ -63,7 +63,7 @@ _WEEK: Final = Row(
             )
             + f" {_HOURS} GROUP BY weekday ORDER BY weekday",
             width=24,
-            height=9,
+            height=10,
             rows_max=7,
             columns={
                 "day": plain("Weekday", "星期"),
