@@ -174,7 +174,8 @@ class FunnelChains:
         """Labels of dimension values in use."""
         chains, events, _ = self._rows()
         anchors = self._state.anchors[: self._state.used[fp.N_ANCHORS]]
-        columns = anchors[:, fp.LABEL], chains[:, fp.ENTRY_LABEL], chains[:, fp.LATE_LABEL], events[:, fp.E_LABEL]
+        held = anchors[:, fp.LABEL][anchors[:, fp.KEY] != fp.DEAD]
+        columns = held, chains[:, fp.ENTRY_LABEL], chains[:, fp.LATE_LABEL], events[:, fp.E_LABEL]
         return np.unique(np.concatenate([np.unique(column) for column in columns]).view(np.uint64))
 
     def _used(self) -> Rows:
@@ -231,7 +232,6 @@ class FunnelChains:
 
     def _make_room_for_keys(self, anchors: int, users: int, pairs: int) -> None:
         s, used = self._state, self._state.used
-        # A large user's step 1 times are many and its key is one: what is free already has room for most of them.
         anchor_keys, anchor_heads = table(used[fp.N_ANCHOR_KEYS] + anchors, s.anchor_keys, s.anchor_heads)
         user_keys, user_heads, user_latest = table(used[fp.N_USERS] + users, s.user_keys, s.user_heads, s.user_latest)
         pair_keys, heads = table(used[fp.N_PAIRS] + pairs, s.pair_keys, s.heads)
@@ -273,11 +273,9 @@ class FunnelChains:
 
     def restore(self, states: Sequence[ChainsState]) -> None:
         """Become the chains that wrote these, a snapshot and the deltas after it."""
-        floor = states[-1].floor if states else BEFORE_ALL
-        self.floor, self._forget_at, self._oldest, self._swept = floor, BEFORE_ALL, BEFORE_ALL, 0
+        states = states or [ChainsState(BEFORE_ALL, *(memoryview(b""),) * 5)]
+        self.floor, self._forget_at, self._oldest, self._swept = states[-1].floor, BEFORE_ALL, BEFORE_ALL, 0
         _, of_chains, of_events, of_entries = self._widths()
-        nothing_yet = ChainsState(BEFORE_ALL, *(memoryview(b""),) * 5)
-        states = states or [nothing_yet]
         replaced = [_numbers(state.pairs) for state in states]
         self._state = nothing(self._widths())
         self._load(

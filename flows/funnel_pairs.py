@@ -177,6 +177,18 @@ def pair_slot(s: State, pair: int) -> int:
 
 
 @inlined
+def _unused_row(s: State, rows: Int64s, link: int, free: int, count: int) -> int:
+    """A row of a pool: the first of its free ones, which `link` links, or one more."""
+    new = s.used[free]
+    if new >= 0:
+        s.used[free] = rows[new, link]
+    else:
+        new = s.used[count]
+        s.used[count] += 1
+    return int(new)
+
+
+@inlined
 def _add_anchor(s: State, v: Values, key: int, time: int, label: int) -> None:
     at = slot_of(s.anchor_keys, key)
     if s.anchor_keys[at] == 0:
@@ -191,12 +203,7 @@ def _add_anchor(s: State, v: Values, key: int, time: int, label: int) -> None:
         if outranks(v, label, s.anchors[row, LABEL]):
             s.anchors[row, LABEL] = label
         return
-    new = s.used[FREE_ANCHOR]
-    if new >= 0:
-        s.used[FREE_ANCHOR] = s.anchors[new, BEFORE]
-    else:
-        new = s.used[N_ANCHORS]
-        s.used[N_ANCHORS] += 1
+    new = _unused_row(s, s.anchors, BEFORE, FREE_ANCHOR, N_ANCHORS)
     s.anchors[new, KEY], s.anchors[new, TIME], s.anchors[new, LABEL], s.anchors[new, BEFORE] = key, time, label, row
     if after < 0:
         s.anchor_heads[at] = new
@@ -272,12 +279,7 @@ def add_events(s: State, r: Rules, floor: int, rows: Int64s) -> None:
                 continue
             s.heads[at, VIEWS] += 1
             s.used[N_VIEWS] += 1
-        new = s.used[FREE_EVENT]
-        if new >= 0:
-            s.used[FREE_EVENT] = s.events[new, E_NEXT]
-        else:
-            new = s.used[N_EVENTS]
-            s.used[N_EVENTS] += 1
+        new = _unused_row(s, s.events, E_NEXT, FREE_EVENT, N_EVENTS)
         for column in range(E_NEXT):
             s.events[new, column] = rows[i, column]
         s.events[new, E_NEXT], s.heads[at, EVENTS] = s.heads[at, EVENTS], new

@@ -91,6 +91,11 @@ class Health:
     folds: bool = False  # a shard of it was told something
     sink_down_since: float | None = None  # the store has not answered since
 
+    @property
+    def idle(self) -> bool:
+        """Neither partitions nor shards are here: there is no work to hear of."""
+        return not (self.reads or self.folds)
+
 
 class EngineMetrics:
     """The figures of one process."""

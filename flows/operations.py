@@ -28,7 +28,7 @@ def live(metrics: EngineMetrics) -> dict[str, object]:
     """Whether the dataflow goes on, waits for a store that is down (a restart would not cure that), or has no work."""
     health = metrics.health
     silent = time.monotonic() - health.looped
-    waits = health.sink_down_since is not None or not (health.reads or health.folds)
+    waits = health.sink_down_since is not None or health.idle
     return {"ok": silent < _STUCK_SECONDS or waits, "dataflow_silent_s": round(silent, 1)}
 
 
@@ -40,9 +40,7 @@ def ready(metrics: EngineMetrics, watermark_age_max_s: float) -> dict[str, objec
     checks = {
         "source": now - health.broker < _BROKER_SECONDS or not health.reads,
         "sink": down < _SINK_SECONDS,
-        "watermark": age < watermark_age_max_s + _WATERMARK_SLACK_SECONDS
-        if age is not None
-        else not (health.reads or health.folds),
+        "watermark": health.idle or (age is not None and age < watermark_age_max_s + _WATERMARK_SLACK_SECONDS),
     }
     return {
         "ok": all(checks.values()),

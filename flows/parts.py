@@ -27,24 +27,25 @@ ONTIME, REJECTED, FILTERED, LATE = range(4)
 UNKNOWN_KIND = 255  # of a line in a file that names no topic, or one of too many that are none
 _ANY_FUTURE_MS = 1 << 50  # these events' times have been judged
 LEDGER_COUNTS = ("consumed", "accepted", "duplicate", "late", "rejected", "filtered")
-_MOST_NAME_BYTES = 256
-_TOPIC_NAMES = [*TOPICS]
-"""By kind: the contract's topics, then the other names that lines of files gave."""
+_KINDS = dict(KIND)
+"""Numbers of topics, in their order: the contract's, then those of the other names that lines of files gave."""
 
 
 def kind_of(topic: str | None) -> int:
-    """The number of a topic. An unknown one gets a number while there are some, for one process; else UNKNOWN_KIND."""
-    if not topic or len(topic.encode()) > _MOST_NAME_BYTES:
+    """The number of a topic, as a reject shows it (cut to a bound).
+
+    An unknown one gets a number, which holds for this process, while there are some; else it is UNKNOWN_KIND.
+    """
+    if not topic:
         return UNKNOWN_KIND
-    if topic not in _TOPIC_NAMES:
-        if len(_TOPIC_NAMES) >= UNKNOWN_KIND:
-            return UNKNOWN_KIND
-        _TOPIC_NAMES.append(topic)
-    return _TOPIC_NAMES.index(topic)
+    if topic not in _KINDS and len(_KINDS) < UNKNOWN_KIND:
+        _KINDS[topic] = len(_KINDS)
+    return _KINDS.get(topic, UNKNOWN_KIND)
 
 
-def _name_of(kind: int) -> str:
-    return _TOPIC_NAMES[kind] if kind < len(_TOPIC_NAMES) else ""
+def _names_of(kinds: Int64s | Kinds) -> list[str]:
+    names = [*_KINDS]
+    return [names[kind] if kind < len(names) else "" for kind in kinds.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def ledger_frame(tallies: Int64s) -> pl.DataFrame:
     counts = (consumed, none, none, late, rejected, filtered)
     return pl.DataFrame(
         {
-            "topic": [_name_of(kind) for kind in kinds.tolist()],
+            "topic": _names_of(kinds),
             "partition": partitions.astype(np.int32),
             "minute": minutes,
             **{name: np.ascontiguousarray(count) for name, count in zip(LEDGER_COUNTS, counts, strict=True)},
@@ -260,14 +261,14 @@ class PartBuilder:
         for kind in np.unique(messages.kinds[rows]).tolist():
             mine = rows[messages.kinds[rows] == kind]
             frame = self._names.decode(
-                _TOPIC_NAMES[kind], [messages.values[i] for i in mine.tolist()], messages.now + _ANY_FUTURE_MS
+                TOPICS[kind], [messages.values[i] for i in mine.tolist()], messages.now + _ANY_FUTURE_MS
             ).frame
             frame = self._pseudonyms.frame(frame) if self._pseudonyms else frame
             places = mine[frame["row"].to_numpy()]
             found.append(
                 frame.select(
                     pl.Series("row", places, dtype=pl.Int64),
-                    pl.lit(_TOPIC_NAMES[kind]).alias("topic"),
+                    pl.lit(TOPICS[kind]).alias("topic"),
                     pl.Series("partition", partitions[places]),
                     pl.Series("offset", messages.offsets[places]),
                     "event_id",
@@ -289,7 +290,7 @@ class PartBuilder:
         raws = [self._kept(messages.values[i]) for i in rows.tolist()]
         dead = rejects.select(
             pl.col("row").cast(pl.Int64),
-            pl.Series("topic", [_name_of(kind) for kind in messages.kinds[rows].tolist()], dtype=pl.String),
+            pl.Series("topic", _names_of(messages.kinds[rows]), dtype=pl.String),
             pl.Series("partition", _partitions(messages)[rows]),
             pl.Series("offset", messages.offsets[rows]),
             pl.col("reason").cast(pl.String),

@@ -115,13 +115,14 @@ class StateLog:
         self.bytes_written += _FRAME.size + size
 
     def _drop_old(self) -> None:
-        """Files that no epoch which may be resumed from still names: each write is of another epoch."""
+        """Remove files that no epoch which may be resumed from names any more: each write is of another epoch."""
         assert self.directory is not None
-        self._older = [(name, writes + 1) for name, writes in self._older]
-        for name, writes in self._older:
-            if writes > _KEPT_WRITES:
+        older, self._older = self._older, []
+        for name, writes in older:
+            if writes < _KEPT_WRITES:
+                self._older.append((name, writes + 1))
+            else:
                 (self.directory / name).unlink(missing_ok=True)
-        self._older = [(name, writes) for name, writes in self._older if writes <= _KEPT_WRITES]
 
     def resume(self, manifest: Manifest, parts: Mapping[str, Persistent]) -> None:
         """Restore `parts` from the file that `manifest` names.

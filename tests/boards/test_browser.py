@@ -120,7 +120,7 @@ def test_back_goes_on_where_it_was(page: Page, site: str) -> None:
     page.run("history.back()")
     page.wait(f"location.pathname.endsWith('engine') && {READY}")
     rounds = page.run("Number(document.body.dataset.rounds)")
-    page.wait(f"Number(document.body.dataset.rounds) > {rounds}", 20)
+    assert page.wait(f"Number(document.body.dataset.rounds) > {rounds}", 20)
 
 
 def test_every_chart_has_a_table_and_the_keyboard_reaches_it(page: Page, site: str) -> None:

@@ -34,6 +34,21 @@ def write(path: Path, events: list[dict[str, object]]) -> Path:
     return path
 
 
+def test_a_line_of_an_unknown_topic_is_ledgered_under_its_name(tmp_path: Path, store_dir: Path) -> None:
+    good = {"topic": "like", "creator_id": "c", "live_id": "l"}
+    topics = ({"topic": "likeX"}, {"topic": "comments"}, {"topic": "likeX"}, {}, {"topic": "t" * 300}, good)
+    events = write(tmp_path / "events.ndjson", [{"event_time": T0, **named} for named in topics])
+    done = livepulse("backfill", str(events), "--store", str(store_dir), "--reject-ratio", "1")
+    assert done.returncode == 0, done.stderr
+    sums = "toInt32(sum(accepted)) AS a, toInt32(sum(rejected)) AS r"
+    ledger = ask(store_dir, f"SELECT topic, {sums} FROM ingest_ledger GROUP BY topic")
+    assert {(row["topic"], row["a"], row["r"]) for row in ledger} == {
+        ("likeX", 0, 2), ("comments", 0, 1), ("", 0, 1), ("t" * 64, 0, 1), ("like", 1, 0),
+    }  # fmt: skip
+    dead = ask(store_dir, "SELECT topic, toInt32(offset) AS at FROM dead_letters ORDER BY at")
+    assert [row["topic"] for row in dead] == ["likeX", "comments", "likeX", "", "t" * 64]
+
+
 def test_own_funnel_and_weights_are_a_declaration(tmp_path: Path, store_dir: Path) -> None:
     order = {"topic": "order", "order_id": "o", "product_id": "p", "quantity": 1, "amount_minor": 700}
     events = write(

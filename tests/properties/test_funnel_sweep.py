@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +13,6 @@ from flows import funnel_pairs as fp
 from flows.funnel_store import nothing, pool, table
 
 WINDOW = 10
-Times = Mapping[int, set[int]]  # per key
 VALUES = fp.Values(np.zeros(1, np.uint64), np.zeros(1, np.uint64), np.zeros((1, 1), np.int32))
 
 
