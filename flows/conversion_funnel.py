@@ -6,7 +6,8 @@ events, `funnel_counts` turns their changes into increments, `FunnelMerge` sums 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Final
 
@@ -15,15 +16,16 @@ import numpy as np
 import polars as pl
 
 from flows.funnel_chains import ChainsState, FunnelChains
-from flows.funnel_counts import FirstSteps, RowNames, increments
+from flows.funnel_counts import Changes, FirstSteps, RowNames, increments
 from flows.funnel_events import StepReader
 from flows.funnel_merge import NAME, FunnelMerge
 from flows.funnel_values import Combinations
 from flows.kernel import Progress
+from flows.side_by_side import side_by_side
 from schemas.events import DIMENSIONS
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _COUNTED_BY: Final = 0b110  # the steps whose dimension values name rows: the first two
 _COMBINATIONS_MIN: Final = 10_000
 
@@ -82,9 +84,8 @@ class FunnelShard:
             counting = seen.bits(funnel) & _COUNTED_BY != 0
             self._combinations.learn(labels, frame, counting.nonzero()[0])
             first, later = seen.steps(funnel)
-            changes = counts.fold(first) + chains.fold(first, later)
-            if changes:
-                found.append(increments(names, changes))
+            parts = (partial(chains.fold, first, later), partial(counts.fold, first))
+            found += side_by_side([partial(_increments, names, part) for part in parts])
         return [rows for rows in found if rows.height]
 
     def _forget_combinations(self) -> None:
@@ -146,6 +147,10 @@ class FunnelShard:
         for funnel in self._funnels:
             if funnel.name in state.funnels and state.funnels[funnel.name].declaration != _declaration(funnel):
                 raise ValueError(f"funnel {funnel.name!r} was declared otherwise before: give the new one another name")
+
+
+def _increments(names: RowNames, fold: Callable[[], list[Changes]]) -> pl.DataFrame:
+    return increments(names, fold())
 
 
 def _declaration(funnel: Funnel) -> str:

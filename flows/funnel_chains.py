@@ -18,7 +18,7 @@ import numpy.typing as npt
 from flows import funnel_pairs as fp
 from flows.funnel_counts import Changes
 from flows.funnel_events import FirstEvents
-from flows.funnel_store import laid_out, nothing, pool, rows_of, standing, table
+from flows.funnel_store import laid_out, nothing, pool, rows_of, standing, table, with_steps
 from flows.funnel_tally import follow, recount_users
 from flows.funnel_values import Combinations
 from schemas.funnels import Funnel
@@ -32,6 +32,7 @@ _FORGET_EVERY_MS: Final = 1_800_000
 _SWEEP_MS: Final = 600_000  # of event time, in which all step 1 times are looked at
 _OUT: Final = 1 << 15
 _BLOCK: Final = 1 << 14
+_STEPS: Final = 1 << 12  # rows of chains' steps that there is room for when pairs are followed
 
 
 class ChainsState(msgspec.Struct, frozen=True, array_like=True):
@@ -40,7 +41,8 @@ class ChainsState(msgspec.Struct, frozen=True, array_like=True):
     floor: int
     pairs: memoryview  # the pairs that this replaces
     anchors: memoryview
-    chains: memoryview
+    chains: memoryview  # `LATER` says which of the rows of `steps`
+    steps: memoryview
     events: memoryview
     entries: memoryview
 
@@ -71,24 +73,27 @@ class FunnelChains:
         self._combinations = combinations
         self._retain = retain_ms
         self._rules = _rules(funnel)
-        self._width = fp.STEPS + 6 * self._rules.later
+        self._steps = _STEPS
         self._out = fp.Out(*(np.zeros(_OUT, dtype=np.int64) for _ in fp.Out._fields))
         self._forget_at = BEFORE_ALL
         self._oldest = 1 << 62  # the earliest event since it was last forgotten
+        self._oldest_first = 1 << 62  # the earliest step 1 event
         self._changed: list[Int64s] | None = None  # pairs; None: nobody has asked for a snapshot yet
         self._new_anchors: list[Int64s] = []
         self._state, self._swept = nothing(self._widths()), 0
-        self._load(*(np.zeros((0, w), dtype=np.int64) for w in self._widths()[1:]))
+        self._load(*(np.zeros((0, width), dtype=np.int64) for width in self._widths()[1:]))
         self._load_anchors(np.zeros((0, fp.BEFORE), dtype=np.int64))
 
-    def _widths(self) -> tuple[int, int, int, int]:
-        return fp.BEFORE + 1, self._width, fp.E_NEXT + 1, fp.R_NEXT + 1
+    def _widths(self) -> tuple[int, int, int, int, int]:
+        steps = max(1, fp.STEP_COLUMNS * self._rules.later)
+        return fp.BEFORE + 1, fp.CHAIN_COLUMNS, steps, fp.E_NEXT + 1, fp.R_NEXT + 1
 
     def fold(self, first: FirstEvents, later: Int64s) -> list[Changes]:
         """Take in events: what changes in the rows."""
         self._make_room(len(first.time), len(later))
+        self._oldest_first = int(first.time.min(initial=self._oldest_first))
         for times in (first.time, later[:, fp.E_TIME]):
-            self._oldest = min(self._oldest, int(times.min(initial=self._oldest)))
+            self._oldest = int(times.min(initial=self._oldest))
         values = self._combinations.values()
         s = self._state
         fp.add_anchors(s, self._rules, values, first.user, first.pair, first.time, first.label)
@@ -106,19 +111,23 @@ class FunnelChains:
         while done < used[fp.N_TOUCHED]:
             start = done
             self._make_room_for_firsts(len(self._out.cell))
+            s = self._state
+            self._state = s._replace(steps=pool(s.steps, s.used[fp.N_STEPS] + self._steps))
             done = follow(self._state, self._rules, values, self.floor, self._out, start)
             if used[fp.N_OUT]:
                 found.append(Changes(*(column[: used[fp.N_OUT]].copy() for column in self._out)))
                 used[fp.N_OUT] = 0
             elif done == start:  # one pair alone needs more
                 self._out = fp.Out(*(np.zeros(2 * len(column), dtype=np.int64) for column in self._out))
+                self._steps *= 2
         used[fp.N_TOUCHED] = 0
         return found
 
     def advance(self, watermark: int) -> None:
         """Nothing older than `watermark` − retain will come: now and then forget what only such events could change."""
         floor, self.floor = self.floor, max(self.floor, watermark - self._retain)
-        self._sweep(self.floor - floor)
+        if self._oldest_first < self.floor:
+            self._sweep(self.floor - floor)
         if self.floor < self._forget_at:
             return
         # Shards take turns, so that not all of them pause at once: the first user's hash tells their turn.
@@ -146,16 +155,18 @@ class FunnelChains:
         fp.touch_overdue(s, floor)
         self._note_touched()
         self._follow(self._combinations.values())  # what counts has been counted: no rows change
-        chains, events, entries = self._used()
+        steps, (chains, events, entries) = self._state.steps, self._used()
         mature = chains[:, fp.ANCHOR] // fp.BUCKET * fp.BUCKET + fp.BUCKET + self.funnel.matures_after_ms
         until = np.where(chains[:, fp.ANCHOR] == fp.NEVER, chains[:, fp.ENTRY], mature)
         remembered = entries[:, fp.R_ENTRY] + self.funnel.remember_ms
         pools, due = (chains, events, entries), (until >= floor, events[:, fp.E_TIME] >= floor, remembered >= floor)
         kept = [(rows[:, 0] != fp.DEAD) & still for rows, still in zip(pools, due, strict=True)]
         needed = sum(np.count_nonzero(living) * rows.shape[1] for rows, living in zip(pools, kept, strict=True))
+        needed += np.count_nonzero(kept[0] & (chains[:, fp.LATER] >= 0)) * steps.shape[1]
         # Laying out anew takes as long as there is state: not for little.
-        if 4 * needed <= 3 * sum(rows.size for rows in pools):
-            self._load(*(rows[living] for rows, living in zip(pools, kept, strict=True)))
+        if 4 * needed <= 3 * (sum(rows.size for rows in pools) + int(s.used[fp.N_STEPS]) * steps.shape[1]):
+            chains, events, entries = (rows[living] for rows, living in zip(pools, kept, strict=True))
+            self._load(*with_steps(chains, steps), events, entries)
 
     def recount(self) -> None:
         """Codes of dimension values have changed."""
@@ -188,15 +199,16 @@ class FunnelChains:
         chains, events, entries = (rows[rows[:, 0] != fp.DEAD] for rows in self._used())
         return chains, events, entries
 
-    def _load(self, chains: Int64s, events: Int64s, entries: Int64s) -> None:
-        """Lay out the pools and tables of pairs anew with these rows."""
+    def _load(self, chains: Int64s, steps: Int64s, events: Int64s, entries: Int64s) -> None:
+        """Lay out the pools and tables of pairs anew with these rows; `steps` are those of `chains`."""
         old, s = self._state, nothing(self._widths())
         for place in (fp.N_ANCHORS, fp.N_ANCHOR_KEYS, fp.FREE_ANCHOR, fp.N_EMPTY):
             s.used[place] = old.used[place]
         s = s._replace(anchors=old.anchors, anchor_keys=old.anchor_keys, anchor_heads=old.anchor_heads)
         _, many = np.unique(chains[:, fp.PAIR], return_counts=True)
-        s.used[fp.MOST_CHAINS], s.used[fp.N_CHAINS] = many.max(initial=0), len(chains)
-        self._state = s._replace(chains=chains) if len(chains) else s
+        s.used[fp.MOST_CHAINS], s.used[fp.N_CHAINS], s.used[fp.N_STEPS] = many.max(initial=0), len(chains), len(steps)
+        s = s._replace(chains=chains) if len(chains) else s
+        self._state = s._replace(steps=steps) if len(steps) else s
         self._make_room_for_keys(0, len(chains), len(chains) + len(events) + len(entries))
         fp.link_chains(self._state, len(chains))
         self._make_room(0, len(events))
@@ -210,6 +222,7 @@ class FunnelChains:
 
     def _load_anchors(self, anchors: Int64s) -> None:
         """Take in step 1 times where there are none."""
+        self._oldest_first = int(anchors[:, fp.TIME].min(initial=1 << 62))
         self._make_room(len(anchors), 0)
         fp.link_anchors(self._state, self._combinations.values(), anchors, np.argsort(anchors[:, fp.TIME]))
 
@@ -255,7 +268,8 @@ class FunnelChains:
         s = self._state
         anchors = np.empty((np.count_nonzero(s.anchors[: s.used[fp.N_ANCHORS], fp.KEY]), fp.BEFORE), dtype=np.int64)
         fp.copy_anchors(s, anchors)
-        return self._pack(np.zeros(0, dtype=np.int64), anchors, *self._rows())
+        chains, events, entries = self._rows()
+        return self._pack(np.zeros(0, dtype=np.int64), anchors, *with_steps(chains, s.steps), events, entries)
 
     def delta(self) -> ChainsState | None:
         """New step 1 times, and all rows of the pairs that were followed; None when nothing changed."""
@@ -268,18 +282,22 @@ class FunnelChains:
         self._changed, self._new_anchors = [], []
         if not len(pairs) and not len(anchors):
             return None
-        chains, events, entries = (rows_of(self._state, pairs, head) for head in (fp.CHAINS, fp.EVENTS, fp.ENTRIES))
-        return self._pack(pairs, anchors, chains, events, entries)
+        chains, events, entries = rows_of(self._state, pairs)
+        return self._pack(pairs, anchors, *with_steps(chains, self._state.steps), events, entries)
 
     def restore(self, states: Sequence[ChainsState]) -> None:
         """Become the chains that wrote these, a snapshot and the deltas after it."""
-        states = states or [ChainsState(BEFORE_ALL, *(memoryview(b""),) * 5)]
+        states = states or [ChainsState(BEFORE_ALL, *(memoryview(b""),) * 6)]
         self.floor, self._forget_at, self._oldest, self._swept = states[-1].floor, BEFORE_ALL, BEFORE_ALL, 0
-        _, of_chains, of_events, of_entries = self._widths()
+        _, of_chains, of_steps, of_events, of_entries = self._widths()
         replaced = [_numbers(state.pairs) for state in states]
+        chains = [_numbers(state.chains, of_chains).copy() for state in states]
+        steps = [_numbers(state.steps, of_steps) for state in states]
+        for mine, before in zip(chains, np.cumsum([0, *map(len, steps[:-1])]).tolist(), strict=True):
+            mine[mine[:, fp.LATER] >= 0, fp.LATER] += before
         self._state = nothing(self._widths())
         self._load(
-            standing([_numbers(state.chains, of_chains) for state in states], replaced),
+            *with_steps(standing(chains, replaced), np.concatenate(steps)),
             standing([_numbers(state.events, of_events) for state in states], replaced),
             standing([_numbers(state.entries, of_entries) for state in states], replaced),
         )

@@ -147,9 +147,9 @@ class RowNames:
 
 def increments(names: RowNames, changes: Sequence[Changes]) -> pl.DataFrame:
     """Changes summed per row of the table, with the row's names: a frame of INCREMENTS."""
-    every, *sums, time = (np.concatenate([getattr(c, name) for c in changes]) for name in Changes.__slots__)
-    if not len(every):
+    if not any(len(change.cell) for change in changes):
         return pl.DataFrame(schema=INCREMENTS)
+    every, *sums, time = (np.concatenate([getattr(c, name) for c in changes]) for name in Changes.__slots__)
     cell, place = distinct(every)
     figures = [np.zeros(len(cell), dtype=np.int64) for _ in sums]
     for total, column in zip(figures, sums, strict=True):

@@ -10,6 +10,7 @@ from flows.funnel_pairs import (
     ANCHOR,
     ANCHOR_LABEL,
     BEFORE,
+    CHAIN_COLUMNS,
     CHAINS,
     DEAD,
     E_AMOUNT,
@@ -29,6 +30,7 @@ from flows.funnel_pairs import (
     LABEL,
     LATE,
     LATE_LABEL,
+    LATER,
     MOST_CHAINS,
     N_CHAINS,
     N_VIEWS,
@@ -38,7 +40,6 @@ from flows.funnel_pairs import (
     R_ENTRY,
     R_NEXT,
     R_PAIR,
-    STEPS,
     STOP,
     TIME,
     UNREACHED,
@@ -47,10 +48,13 @@ from flows.funnel_pairs import (
     Rules,
     State,
     Values,
+    drop_chain,
     link_user,
     outranks,
     remember,
     slot_of,
+    step_of,
+    steps_row,
 )
 from schemas.decode_compile import inlined
 
@@ -58,18 +62,26 @@ from schemas.decode_compile import inlined
 @inlined
 def note_chains(s: State, at: int) -> int:
     """Copy the pair's chains into `old`, by entry; how many there are."""
-    count, row, width = 0, s.heads[at, CHAINS], s.chains.shape[1]
+    count, row, width = 0, s.heads[at, CHAINS], s.old.shape[1]
     while row >= 0:
         place = count
         while place > 0 and s.old[place - 1, ENTRY] > s.chains[row, ENTRY]:
-            for column in range(width + 1):
+            for column in range(width):
                 s.old[place, column] = s.old[place - 1, column]
             place -= 1
-        for column in range(width):
+        for column in range(CHAIN_COLUMNS):
             s.old[place, column] = s.chains[row, column]
-        s.old[place, width] = row
+        for column in range(width - 1 - CHAIN_COLUMNS):
+            s.old[place, CHAIN_COLUMNS + column] = step_of(s, row, column)
+        s.old[place, width - 1] = row
         count, row = count + 1, s.chains[row, NEXT]
     return count
+
+
+@inlined
+def row_before(s: State, c: int) -> int:
+    """The row of the chain that was noted as number `c` of `old`."""
+    return int(s.old[c, s.old.shape[1] - 1])
 
 
 @inlined
@@ -104,10 +116,7 @@ def _begin(s: State, r: Rules, at: int, event: int) -> int:
     """A new chain that a step 2 event begins, with the latest step 1 before it if there is one in time."""
     row = s.used[N_CHAINS]
     s.used[N_CHAINS] += 1
-    for column in range(s.chains.shape[1]):
-        s.chains[row, column] = 0
-    for step in range(2 * r.later):
-        s.chains[row, STEPS + 3 * step] = UNREACHED
+    s.chains[row, LATER], s.chains[row, ANCHOR_LABEL], s.chains[row, LATE_LABEL] = -1, 0, 0
     s.chains[row, PAIR], s.chains[row, USER] = s.pair_keys[at], s.events[event, E_USER]
     s.chains[row, ENTRY], s.chains[row, ENTRY_LABEL] = s.events[event, E_TIME], s.events[event, E_LABEL]
     s.chains[row, ANCHOR], s.chains[row, LATE], s.chains[row, STOP] = NEVER, NEVER, UNREACHED
@@ -131,15 +140,18 @@ def _supersede(s: State, r: Rules, at: int, row: int, by: int, event: int, settl
         entry = s.entries[known, R_ENTRY]
     s.entries[known, R_PAIR], s.entries[known, R_ENTRY] = DEAD, NEVER
     s.chains[by, STOP] = min(s.chains[by, STOP], s.chains[row, STOP])
-    for step in range(r.later):
-        to = STEPS + 3 * step
-        s.chains[by, to] = min(s.chains[by, to], s.chains[row, to])
-        s.chains[by, to + 1] += s.chains[row, to + 1]
-        s.chains[by, to + 2] += s.chains[row, to + 2]
+    found = s.chains[row, LATER]
+    if found >= 0:
+        into = steps_row(s, by)
+        for step in range(r.later):
+            to = 3 * step
+            s.steps[into, to] = min(s.steps[into, to], s.steps[found, to])
+            s.steps[into, to + 1] += s.steps[found, to + 1]
+            s.steps[into, to + 2] += s.steps[found, to + 2]
     if s.chains[row, ENTRY] > settled:  # a still earlier entry might leave it out again
         s.events[event, E_PAIR], s.events[event, E_STEP] = s.pair_keys[at], 2
         s.events[event, E_TIME], s.events[event, E_LABEL] = s.chains[row, ENTRY], s.chains[row, ENTRY_LABEL]
-    s.chains[row, PAIR] = DEAD
+    drop_chain(s, row)
 
 
 @inlined
@@ -179,7 +191,7 @@ def _begin_at(s: State, r: Rules, v: Values, at: int, row: int, event: int) -> i
 def stay(s: State, before: int) -> int:
     """Put the pair's chains into `mine` where there is no step 2 event; how many there are."""
     for c in range(before):
-        s.mine[c] = s.old[c, s.chains.shape[1]]
+        s.mine[c] = row_before(s, c)
     return before
 
 
@@ -189,7 +201,7 @@ def enter(s: State, r: Rules, v: Values, floor: int, at: int, before: int, event
 
     In order of time, a step 2 event begins a chain unless an entry before it is remembered.
     """
-    width, settled = s.chains.shape[1], floor + r.remember
+    settled = floor + r.remember
     count, c, e, time, covered_until = 0, 0, 0, NEVER, NEVER
     current, begun_by = -1, -1
     while True:
@@ -201,7 +213,7 @@ def enter(s: State, r: Rules, v: Values, floor: int, at: int, before: int, event
             return count
         row, event = -1, -1
         if entry == time:
-            row, c = s.old[c, width], c + 1
+            row, c = row_before(s, c), c + 1
         while view == time:  # of several at one time the last counts, which has the highest rank
             event, e = s.scratch[e], _next_view(s, e + 1, events)
             if time <= settled:
@@ -219,11 +231,11 @@ def enter(s: State, r: Rules, v: Values, floor: int, at: int, before: int, event
 
 
 @inlined
-def _credit(s: State, row: int, to: int, event: int) -> None:
-    """Add an event to the columns of a step of a chain."""
-    s.chains[row, to] = min(s.chains[row, to], s.events[event, E_TIME])
-    s.chains[row, to + 1] += s.events[event, E_AMOUNT]
-    s.chains[row, to + 2] += s.events[event, E_OTHER]
+def _credit(s: State, at: int, to: int, event: int) -> None:
+    """Add an event to the columns of a step in a row of `steps`."""
+    s.steps[at, to] = min(s.steps[at, to], s.events[event, E_TIME])
+    s.steps[at, to + 1] += s.events[event, E_AMOUNT]
+    s.steps[at, to + 2] += s.events[event, E_OTHER]
 
 
 @inlined
@@ -243,11 +255,11 @@ def pass_steps(s: State, r: Rules, floor: int, c: int, count: int, events: int) 
             if time <= safe_until:
                 s.chains[row, STOP] = min(s.chains[row, STOP], time)
                 s.events[event, E_PAIR] = DEAD
-    limit, so_far = min(entry + r.finish_within, stop), STEPS + 3 * r.later
-    for column in range(3 * r.later):
-        s.chains[row, so_far + column] = s.chains[row, STEPS + column]
+    limit, so_far, at = min(entry + r.finish_within, stop), 3 * r.later, s.chains[row, LATER]
+    for column in range(so_far if at >= 0 else 0):
+        s.steps[at, so_far + column] = s.steps[at, column]
     for step in range(r.later):
-        earliest = entry if r.needed[step] < 0 else s.chains[row, so_far + 3 * r.needed[step]]
+        earliest = entry if r.needed[step] < 0 else step_of(s, row, so_far + 3 * r.needed[step])
         for i in range(events):
             event = s.scratch[i]
             time = s.events[event, E_TIME]
@@ -255,9 +267,10 @@ def pass_steps(s: State, r: Rules, floor: int, c: int, count: int, events: int) 
                 continue
             if not (entry <= time < until and earliest <= time <= limit):
                 continue
-            _credit(s, row, so_far + 3 * step, event)
+            at = steps_row(s, row)
+            _credit(s, at, so_far + 3 * step, event)
             if time <= safe_until:
-                _credit(s, row, STEPS + 3 * step, event)
+                _credit(s, at, 3 * step, event)
                 s.events[event, E_PAIR] = DEAD
 
 
@@ -284,7 +297,7 @@ def keep_chains(s: State, floor: int, at: int, count: int) -> None:
     for c in range(count):
         row = s.mine[c]
         if s.chains[row, ANCHOR] == NEVER and s.chains[row, ENTRY] < floor:
-            s.chains[row, PAIR] = DEAD
+            drop_chain(s, row)
             continue
         s.chains[row, NEXT], s.heads[at, CHAINS] = s.heads[at, CHAINS], row
     s.used[MOST_CHAINS] = max(s.used[MOST_CHAINS], count)

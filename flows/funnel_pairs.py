@@ -2,7 +2,8 @@
 
 State is pools of rows (matrices of Int64, hashes as their bit patterns) that are linked into lists, and hash tables
 that name the lists' heads: per user (or pair) its step 1 times, latest first; per pair (user, held value) its chains,
-waiting events and remembered entries; per user its chains. `flows.funnel_follow` works on the same state.
+waiting events and remembered entries; per user its chains. Most chains never get past their entry: what they find later
+is in a pool of its own, which takes a third of the memory. `flows.funnel_follow` works on the same state.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ ABSENT: Final = -1
 KEY, TIME, LABEL, BEFORE = range(4)
 """Columns of `anchors`: whose step 1, when, its dimension values; the row with the next earlier time."""
 
-PAIR, USER, ENTRY, ENTRY_LABEL, ANCHOR, ANCHOR_LABEL, LATE, LATE_LABEL, STOP, NEXT, NEXT_OF_USER, STEPS = range(12)
+PAIR, USER, ENTRY, ENTRY_LABEL, ANCHOR, ANCHOR_LABEL, LATE, LATE_LABEL, STOP, NEXT, NEXT_OF_USER, LATER = range(12)
 """Columns of `chains`. `LATE`: the anchor as of now, which becomes `ANCHOR` when the pair is followed. `STOP`: the
-first exclusion. From `STEPS` on, per step from the third: first time, amount and other-currency events of the events
-that are safe, then the same of all events so far."""
+first exclusion. `LATER`: its row of `steps`, −1 without one."""
+CHAIN_COLUMNS: Final = 12
+STEP_COLUMNS: Final = 6
+"""Columns of `steps` for each step from the third: first time, amount and other-currency events of the events that are
+safe; behind those of all steps, the same of all events so far."""
 
 E_PAIR, E_USER, E_TIME, E_STEP, E_LABEL, E_AMOUNT, E_OTHER, E_NEXT = range(8)
 """Columns of `events`: the ones that wait."""
@@ -47,11 +51,11 @@ R_PAIR, R_ENTRY, R_NEXT = range(3)
 CHAINS, EVENTS, ENTRIES, VIEWS, TOUCHED = range(5)
 """Columns of `heads` of a pair: first rows of its lists; how many step 2 events wait; whether it is to be followed."""
 
-N_ANCHORS, N_CHAINS, N_EVENTS, N_ENTRIES = range(4)
-N_ANCHOR_KEYS, N_USERS, N_PAIRS, N_TOUCHED, N_FIRSTS, N_OUT, N_VIEWS, MOST_CHAINS = range(4, 12)
-FREE_EVENT, FREE_ANCHOR, N_EMPTY = range(12, 15)
+N_ANCHORS, N_CHAINS, N_STEPS, N_EVENTS, N_ENTRIES = range(5)
+N_ANCHOR_KEYS, N_USERS, N_PAIRS, N_TOUCHED, N_FIRSTS, N_OUT, N_VIEWS, MOST_CHAINS = range(5, 13)
+FREE_EVENT, FREE_ANCHOR, FREE_STEPS, N_EMPTY = range(13, 17)
 """Places of `used`: rows and keys in use, step 2 events that wait, the most chains that a pair has had, the first of a
-list of rows of `events` and of `anchors` that are free, and the keys of anchors that have none any more."""
+list of rows of `events`, `anchors` and `steps` that are free, and the keys of anchors that have none any more."""
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MURMUR_1: Final = np.uint64(0xFF51AFD7ED558CCD)
@@ -81,6 +85,7 @@ class State(NamedTuple):
     anchor_keys: Int64s
     anchor_heads: Int64s
     chains: Int64s
+    steps: Int64s  # free rows are linked by their first column
     user_keys: Int64s
     user_heads: Int64s
     user_latest: Int64s  # greatest entry so far
@@ -92,7 +97,7 @@ class State(NamedTuple):
     first_keys: Int64s  # first arrivals of users: hash of user and cell → score
     first_scores: Int64s
     scratch: Int64s  # rows of events
-    old: Int64s  # chains before, as `chains`; the last column: the row's number
+    old: Int64s  # chains before: columns of `chains`, then those of `steps`, then the row's number
     mine: Int64s  # chains now: numbers of rows
 
 
@@ -186,6 +191,37 @@ def _unused_row(s: State, rows: Int64s, link: int, free: int, count: int) -> int
         new = s.used[count]
         s.used[count] += 1
     return int(new)
+
+
+@inlined
+def step_of(s: State, row: int, column: int) -> int:
+    """What a chain has in a column of `steps`."""
+    at = s.chains[row, LATER]
+    if at >= 0:
+        return int(s.steps[at, column])
+    return UNREACHED if column % 3 == 0 else 0
+
+
+@inlined
+def steps_row(s: State, row: int) -> int:
+    """A chain's row of `steps`, which it gets if it has none."""
+    at = s.chains[row, LATER]
+    if at < 0:
+        at = _unused_row(s, s.steps, 0, FREE_STEPS, N_STEPS)
+        for column in range(s.steps.shape[1]):
+            s.steps[at, column] = UNREACHED if column % 3 == 0 else 0
+        s.chains[row, LATER] = at
+    return int(at)
+
+
+@inlined
+def drop_chain(s: State, row: int) -> None:
+    """A chain is no more."""
+    s.chains[row, PAIR] = DEAD
+    at = s.chains[row, LATER]
+    if at >= 0:
+        s.steps[at, 0], s.used[FREE_STEPS] = s.used[FREE_STEPS], at
+        s.chains[row, LATER] = -1
 
 
 @inlined

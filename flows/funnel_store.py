@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flows import funnel_pairs as fp
-from schemas.decode_compile import compiled
+from schemas.decode_compile import compiled, inlined
 
 Int64s = npt.NDArray[np.int64]
 
@@ -19,15 +19,15 @@ _LARGE: Final = 1 << 20  # rows of a pool that no longer doubles
 
 
 def nothing(widths: Sequence[int]) -> fp.State:
-    """State without a row; `widths` of anchors, chains, events and entries."""
-    anchors, chains, events, entries = (np.zeros((_SMALLEST, width), dtype=np.int64) for width in widths)
+    """State without a row; `widths` of anchors, chains, steps, events and entries."""
+    anchors, chains, steps, events, entries = (np.zeros((_SMALLEST, width), dtype=np.int64) for width in widths)
     used = np.zeros(fp.N_EMPTY + 1, dtype=np.int64)
-    used[[fp.FREE_EVENT, fp.FREE_ANCHOR]] = -1
+    used[[fp.FREE_EVENT, fp.FREE_ANCHOR, fp.FREE_STEPS]] = -1
     slots = {name: np.zeros(_SMALLEST, dtype=np.int64) for name in fp.State._fields}
     heads = np.zeros((_SMALLEST, fp.TOUCHED + 1), dtype=np.int64)
-    old = np.zeros((_SMALLEST, widths[1] + 1), dtype=np.int64)
-    pools = {"anchors": anchors, "chains": chains, "events": events, "entries": entries, "heads": heads, "old": old}
-    return fp.State(**{**slots, **pools, "used": used})
+    old = np.zeros((_SMALLEST, widths[1] + widths[2] + 1), dtype=np.int64)
+    pools = {"anchors": anchors, "chains": chains, "steps": steps, "events": events, "entries": entries}
+    return fp.State(**{**slots, **pools, "heads": heads, "old": old, "used": used})
 
 
 def pool(rows: Int64s, count: int) -> Int64s:
@@ -66,31 +66,45 @@ def _put(keys: Int64s, into: Int64s, places: Int64s) -> None:
         into[at], places[i] = keys[i], at
 
 
-def rows_of(s: fp.State, pairs: Int64s, head: int) -> Int64s:
-    """Rows of chains, events or entries (named by the column of their list's head) of some pairs."""
-    rows, link = {
-        fp.CHAINS: (s.chains, fp.NEXT),
-        fp.EVENTS: (s.events, fp.E_NEXT),
-        fp.ENTRIES: (s.entries, fp.R_NEXT),
-    }[head]
-    places = np.zeros(_list(s, pairs, head, rows, link, np.zeros(0, dtype=np.int64)), dtype=np.int64)
-    _list(s, pairs, head, rows, link, places)
-    found = rows[places]
-    living: Int64s = found[found[:, 0] != fp.DEAD]
-    return living
+def with_steps(chains: Int64s, steps: Int64s) -> tuple[Int64s, Int64s]:
+    """Chains, whose `LATER` is set anew to places in the rows of `steps` that they have, and those rows."""
+    has = np.flatnonzero(chains[:, fp.LATER] >= 0)
+    mine: Int64s = steps[chains[has, fp.LATER]]
+    chains[has, fp.LATER] = np.arange(len(has))
+    return chains, mine
+
+
+def rows_of(s: fp.State, pairs: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+    """Rows of chains, events and entries of some pairs."""
+    counts, nowhere = np.zeros(3, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    _list(s, pairs, counts, nowhere, nowhere, nowhere)
+    chains, events, entries = (np.empty(count, dtype=np.int64) for count in counts.tolist())
+    _list(s, pairs, counts, chains, events, entries)
+    return s.chains[chains], s.events[events], s.entries[entries]
 
 
 @compiled
-def _list(s: fp.State, pairs: Int64s, head: int, rows: Int64s, link: int, places: Int64s) -> int:
-    """Write the rows of the pairs' lists into `places` as far as it has room; how many there are."""
-    count = 0
+def _list(s: fp.State, pairs: Int64s, counts: Int64s, chains: Int64s, events: Int64s, entries: Int64s) -> None:
+    """Count the living rows of the pairs' lists; write where they are, if there is room."""
+    counts[:] = 0
     for i in range(len(pairs)):
         at = fp.slot_of(s.pair_keys, pairs[i])
-        row = s.heads[at, head] if s.pair_keys[at] == pairs[i] else -1
-        while row >= 0:
+        if s.pair_keys[at] != pairs[i]:
+            continue
+        counts[0] = _walk(s.chains, s.heads[at, fp.CHAINS], fp.NEXT, counts[0], chains)
+        counts[1] = _walk(s.events, s.heads[at, fp.EVENTS], fp.E_NEXT, counts[1], events)
+        counts[2] = _walk(s.entries, s.heads[at, fp.ENTRIES], fp.R_NEXT, counts[2], entries)
+
+
+@inlined
+def _walk(rows: Int64s, row: int, link: int, count: int, places: Int64s) -> int:
+    """Go on counting with the list from `row` on."""
+    while row >= 0:
+        if rows[row, 0] != fp.DEAD:
             if count < len(places):
                 places[count] = row
-            count, row = count + 1, rows[row, link]
+            count += 1
+        row = rows[row, link]
     return count
 
 

@@ -6,12 +6,22 @@ since the bucket's start, then (of two at once) the time from step 1.
 
 from __future__ import annotations
 
-from flows.funnel_follow import enter, keep_chains, keep_events, note_chains, note_events, pass_steps, stay
+from flows.funnel_follow import (
+    enter,
+    keep_chains,
+    keep_events,
+    note_chains,
+    note_events,
+    pass_steps,
+    row_before,
+    stay,
+)
 from flows.funnel_pairs import (
     ABSENT,
     ANCHOR,
     ANCHOR_LABEL,
     BUCKET,
+    CHAIN_COLUMNS,
     CHAINS,
     CODE_BITS,
     DEAD,
@@ -21,13 +31,13 @@ from flows.funnel_pairs import (
     MOST_CHAINS,
     N_FIRSTS,
     N_OUT,
+    N_STEPS,
     N_TOUCHED,
     NEVER,
     NEXT_OF_USER,
     NO_SCORE,
     PAIR,
     STEP_BITS,
-    STEPS,
     TOOK_BITS,
     TOUCHED,
     UNREACHED,
@@ -41,8 +51,12 @@ from flows.funnel_pairs import (
     mixed,
     place_of,
     slot_of,
+    step_of,
 )
 from schemas.decode_compile import compiled, inlined
+
+THEN, NOW = range(2)
+"""Chains before a pair is followed (rows of `old`) and after (of `chains`)."""
 
 
 @inlined
@@ -52,11 +66,18 @@ def _cell(unit: int, step: int, code: int, anchor: int) -> int:
 
 
 @inlined
-def _arrival(r: Rules, rows: Int64s, row: int, step: int) -> int:
+def _so_far(s: State, now: int, row: int, column: int) -> int:
+    """A column of the steps of a chain as it is (`NOW`: a row of `chains`) or was (`THEN`: of `old`)."""
+    return step_of(s, row, column) if now else int(s.old[row, CHAIN_COLUMNS + column])
+
+
+@inlined
+def _arrival(s: State, r: Rules, now: int, row: int, step: int) -> int:
     """When a chain first was at a step (as in `_cell`); UNREACHED also where it has no step 1."""
+    rows = s.chains if now else s.old
     if rows[row, ANCHOR] == NEVER:
         return UNREACHED
-    return int(rows[row, ENTRY] if step < 0 else rows[row, STEPS + 3 * (r.later + step)])
+    return int(rows[row, ENTRY]) if step < 0 else _so_far(s, now, row, 3 * (r.later + step))
 
 
 @inlined
@@ -83,7 +104,7 @@ def _put(s: State, out: Out, cell: int, sign: int, time: int) -> None:
 def _before_of(s: State, row: int, before: int) -> int:
     """Where a chain stood before among `old`; −1: nowhere."""
     for c in range(before):
-        if s.old[c, s.chains.shape[1]] == row:
+        if row_before(s, c) == row:
             return c
     return -1
 
@@ -98,20 +119,20 @@ def _is_same(s: State, c: int, row: int, label: int) -> bool:
 def _count_amounts(s: State, r: Rules, v: Values, out: Out, unit: int, label: int, before: int, count: int) -> None:
     """What the amounts of the pair's chains add to their buckets, less what they added before."""
     for c in range(before + count):
-        row = s.old[c, s.chains.shape[1]] if c < before else s.mine[c - before]
+        row = row_before(s, c) if c < before else s.mine[c - before]
         then = c if c < before else _before_of(s, row, before)
         same = then >= 0 and s.chains[row, PAIR] != DEAD and _is_same(s, then, row, label)
         if c >= before and same:
             continue  # counted with its former self
-        rows, at, sign = (s.old, c, -1) if c < before else (s.chains, row, 1)
+        now, rows, at, sign = (THEN, s.old, c, -1) if c < before else (NOW, s.chains, row, 1)
         if rows[at, ANCHOR] == NEVER:
             continue
         codes = place_of(v, rows[at, label])
         for step in range(r.later):
-            to = STEPS + 3 * (r.later + step)
-            amount, other = sign * rows[at, to + 1], sign * rows[at, to + 2]
+            to = 3 * (r.later + step)
+            amount, other = sign * _so_far(s, now, at, to + 1), sign * _so_far(s, now, at, to + 2)
             if same:
-                amount, other = amount + s.chains[row, to + 1], other + s.chains[row, to + 2]
+                amount, other = amount + step_of(s, row, to + 1), other + step_of(s, row, to + 2)
             if amount == 0 and other == 0:
                 continue
             for d in range(v.codes.shape[1]):
@@ -129,12 +150,12 @@ def _count_side(s: State, r: Rules, v: Values, out: Out, label: int, sign: int, 
 
     Once per bucket, value and step, with the first arrival.
     """
-    now = sign > 0
+    now = NOW if sign > 0 else THEN
     rows = s.chains if now else s.old
     for c in range(count):
         row = s.mine[c] if now else c
         for step in range(-1, r.later):
-            time = _arrival(r, rows, row, step)
+            time = _arrival(s, r, now, row, step)
             if time == UNREACHED:
                 continue
             score, codes = _score(rows, row, time), place_of(v, rows[row, label])
@@ -142,7 +163,7 @@ def _count_side(s: State, r: Rules, v: Values, out: Out, label: int, sign: int, 
                 code, first = v.codes[codes, d], True
                 for other in range(count if code != ABSENT else 0):
                     rival = s.mine[other] if now else other
-                    reached = _arrival(r, rows, rival, step)
+                    reached = _arrival(s, r, now, rival, step)
                     if other == c or reached == UNREACHED or v.codes[place_of(v, rows[rival, label]), d] != code:
                         continue
                     if rows[rival, ANCHOR] // BUCKET == rows[row, ANCHOR] // BUCKET:
@@ -158,7 +179,7 @@ def _count_moves(s: State, r: Rules, v: Values, out: Out, label: int) -> None:
     row = s.mine[0]
     codes = place_of(v, s.chains[row, label])
     for step in range(r.later):
-        then, time = _arrival(r, s.old, 0, step), _arrival(r, s.chains, row, step)
+        then, time = _arrival(s, r, THEN, 0, step), _arrival(s, r, NOW, row, step)
         for d in range(v.codes.shape[1] if then != time else 0):
             if v.codes[codes, d] != ABSENT:
                 cell = _cell(r.pair_unit, step, v.codes[codes, d], s.chains[row, ANCHOR])
@@ -173,7 +194,7 @@ def _count_pair(s: State, r: Rules, v: Values, out: Out, before: int, count: int
     """Changes of the rows of the unit (user, held value)."""
     label = ANCHOR_LABEL if r.pair_by_anchor else ENTRY_LABEL
     _count_amounts(s, r, v, out, r.pair_unit, label, before, count)
-    if before == count == 1 and s.old[0, s.chains.shape[1]] == s.mine[0] and _is_same(s, 0, s.mine[0], label):
+    if before == count == 1 and row_before(s, 0) == s.mine[0] and _is_same(s, 0, s.mine[0], label):
         _count_moves(s, r, v, out, label)
         return
     _count_side(s, r, v, out, label, -1, before)
@@ -206,7 +227,7 @@ def _first_of_user(s: State, r: Rules, v: Values, user: int, step: int, d: int, 
     least, row = NO_SCORE, s.user_heads[slot_of(s.user_keys, user)]
     while row >= 0:
         if s.chains[row, PAIR] != DEAD and s.chains[row, ANCHOR] // BUCKET == anchor // BUCKET:
-            time = _arrival(r, s.chains, row, step)
+            time = _arrival(s, r, NOW, row, step)
             if time != UNREACHED and v.codes[place_of(v, s.chains[row, ANCHOR_LABEL]), d] == code:
                 least = min(least, _score(s.chains, row, time))
         row = s.chains[row, NEXT_OF_USER]
@@ -221,8 +242,8 @@ def _gain_firsts(s: State, r: Rules, v: Values, out: Out, before: int, count: in
         then = _before_of(s, row, before)
         same = then >= 0 and _is_same(s, then, row, ANCHOR_LABEL)
         for step in range(-1, r.later):
-            time = _arrival(r, s.chains, row, step)
-            if time == UNREACHED or (same and _arrival(r, s.old, then, step) == time):
+            time = _arrival(s, r, NOW, row, step)
+            if time == UNREACHED or (same and _arrival(s, r, THEN, then, step) == time):
                 continue
             score, codes = _score(s.chains, row, time), place_of(v, s.chains[row, ANCHOR_LABEL])
             for d in range(v.codes.shape[1]):
@@ -237,11 +258,11 @@ def _gain_firsts(s: State, r: Rules, v: Values, out: Out, before: int, count: in
 def _lose_firsts(s: State, r: Rules, v: Values, out: Out, before: int) -> None:
     """Where a first arrival of a user was one that is no more, find the user's first among the others."""
     for c in range(before):
-        row, user, anchor = s.old[c, s.chains.shape[1]], s.old[c, USER], s.old[c, ANCHOR]
+        row, user, anchor = row_before(s, c), s.old[c, USER], s.old[c, ANCHOR]
         same = s.chains[row, PAIR] != DEAD and _is_same(s, c, row, ANCHOR_LABEL)
         for step in range(-1, r.later):
-            time = _arrival(r, s.old, c, step)
-            if time == UNREACHED or (same and _arrival(r, s.chains, row, step) == time):
+            time = _arrival(s, r, THEN, c, step)
+            if time == UNREACHED or (same and _arrival(s, r, NOW, row, step) == time):
                 continue
             score, codes = _score(s.old, c, time), place_of(v, s.old[c, ANCHOR_LABEL])
             for d in range(v.codes.shape[1]):
@@ -258,10 +279,12 @@ def _lose_firsts(s: State, r: Rules, v: Values, out: Out, before: int) -> None:
 
 @compiled
 def follow(s: State, r: Rules, v: Values, floor: int, out: Out, start: int) -> int:
-    """Follow the touched pairs from number `start` on; the number of the first one that `out` had no room for."""
+    """Follow the touched pairs from number `start` on; the number of the first one that there was no room for."""
     for i in range(start, s.used[N_TOUCHED]):
         at = s.touched[i]
         if len(out.cell) - s.used[N_OUT] < room_of(s, r, v, at):
+            return i
+        if len(s.steps) - s.used[N_STEPS] <= s.used[MOST_CHAINS] + s.heads[at, VIEWS]:  # each chain may need a row
             return i
         s.heads[at, TOUCHED] = 0
         if s.heads[at, CHAINS] < 0 and s.heads[at, VIEWS] == 0:
@@ -295,7 +318,7 @@ def recount_users(s: State, r: Rules, v: Values, begin: int, end: int) -> None:
             continue
         codes = place_of(v, s.chains[row, ANCHOR_LABEL])
         for step in range(-1, r.later):
-            time = _arrival(r, s.chains, row, step)
+            time = _arrival(s, r, NOW, row, step)
             for d in range(v.codes.shape[1] if time != UNREACHED else 0):
                 if v.codes[codes, d] != ABSENT:
                     cell = _cell(r.user_unit, step, v.codes[codes, d], s.chains[row, ANCHOR])

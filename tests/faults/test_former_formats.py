@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "ids seen": (kernel("shard-00", "admission", {b"": 0}), r"admission: key set of format 1; this version reads 2"),
     "activity of users": (kernel("shard-00", "activity", LISTED), r"activity: activity state of format 0; this"),
     "heat of users": (kernel("shard-00", "heat", NAMED), r"heat: .* of format 0; this"),
-    "funnel of users": (kernel("shard-00", "funnel", LISTED), r"funnel: funnel state of format 1; this"),
+    "funnel of users": (kernel("shard-00", "funnel", LISTED), r"funnel: funnel state of format 2; this"),
     "rooms of users": (kernel("shard-00", "sessions", NAMED), r"sessions: .* of format 0; this"),
     "rows of activity": (kernel("family-activity", "activity", WATCHED), r"activity: .* of format 0; this"),
     "rows of the funnel": (kernel("family-funnel", "funnel", WATCHED), r"funnel: funnel state of format 0; this"),
