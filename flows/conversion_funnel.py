@@ -6,8 +6,7 @@ events, `funnel_counts` turns their changes into increments, `FunnelMerge` sums 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -16,12 +15,11 @@ import numpy as np
 import polars as pl
 
 from flows.funnel_chains import ChainsState, FunnelChains
-from flows.funnel_counts import Changes, FirstSteps, RowNames, increments
+from flows.funnel_counts import FirstSteps, RowNames, increments
 from flows.funnel_events import StepReader
 from flows.funnel_merge import NAME, FunnelMerge
 from flows.funnel_values import Combinations
 from flows.kernel import Progress
-from flows.side_by_side import side_by_side
 from schemas.events import DIMENSIONS
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
 
@@ -84,8 +82,7 @@ class FunnelShard:
             counting = seen.bits(funnel) & _COUNTED_BY != 0
             self._combinations.learn(labels, frame, counting.nonzero()[0])
             first, later = seen.steps(funnel)
-            parts = (partial(chains.fold, first, later), partial(counts.fold, first))
-            found += side_by_side([partial(_increments, names, part) for part in parts])
+            found.append(increments(names, counts.fold(first) + chains.fold(first, later)))
         return [rows for rows in found if rows.height]
 
     def _forget_combinations(self) -> None:
@@ -147,10 +144,6 @@ class FunnelShard:
         for funnel in self._funnels:
             if funnel.name in state.funnels and state.funnels[funnel.name].declaration != _declaration(funnel):
                 raise ValueError(f"funnel {funnel.name!r} was declared otherwise before: give the new one another name")
-
-
-def _increments(names: RowNames, fold: Callable[[], list[Changes]]) -> pl.DataFrame:
-    return increments(names, fold())
 
 
 def _declaration(funnel: Funnel) -> str:

@@ -127,7 +127,7 @@ class StepFrame:
             (sum(int(np.count_nonzero(bits & (1 << k))) for k in _later(funnel)), E_NEXT + 1), dtype=np.int64
         )
         firsts, laters = _split(fields, len(funnel.steps), funnel.hold_from == 1, paid, first, later)
-        first = first[:, np.argsort(first[2, :firsts], kind="stable")]
+        first = first[:, np.argsort(first[2, :firsts])]
         return FirstEvents(*first), later[:laters]
 
 
