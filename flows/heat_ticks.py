@@ -74,7 +74,7 @@ class HeatTicks:
         Raises:
             ValueError: an event of a minute that is no longer kept; admission should have called it late.
         """
-        slots, born = self.slots.of(rows["topic"].to_list())
+        slots, born = self.slots.of(rows["topic"])
         self.born.extend(born)
         self._resize(len(self.slots))
         minutes = rows["minute"].to_numpy()

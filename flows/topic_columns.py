@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from flows.id_sets import KeyIndex
+from schemas.hashing import hash64
+
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.uint8]
@@ -141,14 +144,30 @@ def _blank(name: str, capacity: int) -> npt.NDArray[Any]:
 
 
 class TopicSlots:
-    """Which topic has which slot. A slot is given up with its topic and used again."""
+    """Which topic has which slot, by the topic's hash. A slot is given up with its topic and used again."""
 
     def __init__(self, names: Iterable[str | None] = ()) -> None:
         self._names: list[str | None] = list(names)
-        self._slots = {name: slot for slot, name in enumerate(self._names) if name is not None}
         self._free = [slot for slot, name in enumerate(self._names) if name is None]
         self._series: pl.Series | None = None
         self._order: Int64s | None = None
+        self._number()
+
+    def _number(self) -> None:
+        """Give ids to the topics that have slots, and to no others."""
+        self._index = KeyIndex()
+        self._slot_of: Int64s = np.zeros(0, dtype=np.int64)  # by id, −1 where the topic has none
+        held = [slot for slot, name in enumerate(self._names) if name is not None]
+        ids = self._ids(pl.Series([self._names[slot] for slot in held], dtype=pl.String))
+        self._slot_of[ids] = held
+
+    def _ids(self, topics: pl.Series) -> Int64s:
+        ids = self._index.ids(hash64(topics).to_numpy())
+        more = max(0, len(self._index) + 1 - len(self._slot_of))
+        if more:
+            more += len(self._slot_of) // 4
+            self._slot_of = np.concatenate((self._slot_of, np.full(more, -1, dtype=np.int64)))
+        return ids
 
     def __len__(self) -> int:
         """Slots ever used: one more than the greatest slot."""
@@ -159,19 +178,15 @@ class TopicSlots:
         """Topic by slot, None where the slot is free."""
         return self._names
 
-    def of(self, topics: list[str]) -> tuple[Int64s, list[int]]:
+    def of(self, topics: pl.Series) -> tuple[Int64s, list[int]]:
         """Slots of `topics`, and those that are new."""
-        found = [self._slots.get(topic, -1) for topic in topics]
-        slots = np.array(found, dtype=np.int64)
-        missing = np.flatnonzero(slots < 0)
+        ids = self._ids(topics)
         fresh: list[int] = []
-        for place in missing.tolist():
-            slot = self._slots.get(topics[place], -1)  # it may have come twice
-            if slot < 0:
-                slot = self._take(topics[place])
-                fresh.append(slot)
-            slots[place] = slot
-        return slots, fresh
+        for place in np.flatnonzero(self._slot_of[ids] < 0).tolist():
+            if self._slot_of[ids[place]] < 0:  # it may have come twice
+                fresh.append(self._take(topics[place]))
+                self._slot_of[ids[place]] = fresh[-1]
+        return self._slot_of[ids], fresh
 
     def _take(self, topic: str) -> int:
         if self._free:
@@ -180,19 +195,17 @@ class TopicSlots:
         else:
             slot = len(self._names)
             self._names.append(topic)
-        self._slots[topic] = slot
         self._series = self._order = None
         return slot
 
     def release(self, slots: Iterable[int]) -> None:
         """Give up the topics of these slots."""
         for slot in slots:
-            name = self._names[slot]
-            assert name is not None
-            del self._slots[name]
+            assert self._names[slot] is not None
             self._names[slot] = None
             self._free.append(slot)
         self._series = self._order = None
+        self._number()
 
     def topics(self, slots: Int64s) -> pl.Series:
         """Names of `slots` (length n), as text."""

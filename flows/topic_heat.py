@@ -160,8 +160,17 @@ class HeatMerge:
         """Add increments; see `flows.kernel.MergeKernel`."""
         rows = pl.concat(increments)
         if len(increments) > 1:
-            sums = pl.col("events", "users", "weight").sum()
-            rows = rows.group_by("minute", "topic").agg(sums, pl.col("first_ms").min())
+            keys = mix(rows["minute"].to_numpy().astype(np.uint64), hash64(rows["topic"]).to_numpy())
+            rows = (
+                rows.with_columns(key=keys)
+                .group_by("key")
+                .agg(
+                    pl.col("minute", "topic").first(),
+                    pl.col("events", "users", "weight").sum(),
+                    pl.col("first_ms").min(),
+                )
+                .drop("key")
+            )
         if self._is_logged:
             columns = {name: rows[name].to_numpy() for name in INCREMENTS if name != "topic"}
             self._log.append({**columns, "topic": rows["topic"].to_list()})
