@@ -31,7 +31,8 @@ def build(source: IntakeSource, sink: RowsSink, config: StepConfig) -> Dataflow:
     """Wire the steps."""
     flow = Dataflow("livepulse")
     batches = op.input("source", flow, source)
-    routed = op.flat_map_batch("route", batches, Router(config.shards, config.pack, config.ledger_to))
+    router = Router(config.shards, config.pack, config.ledger_to, config.ahead.begin)
+    routed = op.flat_map_batch("route", batches, router)
     shard_items = op.filter_map("to_shards", routed, _only(ShardItem))
     sharded = op.stateful_batch("shard", shard_items, lambda resumed: ShardLogic(config, resumed))
     increments = op.filter_map("increments", op.map("of_shards", sharded, _value), _only(MergeItem))
@@ -64,20 +65,26 @@ class Router:
     """Splits what the worker's partitions gave in this round by user shard. Small partitions are joined first."""
 
     def __init__(
-        self, shards: int, pack: Callable[[pl.DataFrame], Frame] = _as_it_is, ledger_to: tuple[str, ...] = ()
+        self,
+        shards: int,
+        pack: Callable[[pl.DataFrame], Frame] = _as_it_is,
+        ledger_to: tuple[str, ...] = (),
+        begin: Callable[[list[ShardItem]], None] | None = None,
     ) -> None:
+        """`begin`: told of the items of each round, which it may begin to fold."""
         self._keys = shard_keys(shards)
         self._ledger_to = ledger_to
-        self._pack = pack
+        self._pack, self._begin = pack, begin
 
     def __call__(self, items: list[SourceItem]) -> Iterable[Routed]:
         """Every shard gets an item, if only to hear of the watermark."""
         progress = items[-1].progress
         slices = [item.slice for item in items if item.slice is not None]
         by_shard = self._split([s.frame for s in slices if s.frame is not None])
-        out: list[Routed] = [
-            (key, ShardItem(shard, by_shard.get(shard), progress)) for shard, key in enumerate(self._keys)
-        ]
+        shard_items = [ShardItem(shard, by_shard.get(shard), progress) for shard in range(len(self._keys))]
+        if self._begin is not None:
+            self._begin(shard_items)
+        out: list[Routed] = list(zip(self._keys, shard_items, strict=True))
         if slices:
             counts = [self._pack(ledger_frame(np.concatenate([s.ledger for s in slices])))]
             out.append((LEDGER, _counts_to(LEDGER, counts, progress)))

@@ -25,6 +25,7 @@ from flows.parts import PartBuilder
 from flows.pseudonyms import Pseudonyms
 from flows.session_merge import ProductMerge, RoomMerge, SourceMerge
 from flows.settings import Settings
+from flows.shards_ahead import ShardsAhead
 from flows.steps import StepConfig
 from flows.topic_heat import HeatMerge, HeatShard
 from flows.watermark import TimeBounds
@@ -92,6 +93,7 @@ def step_config(
         merge_kernels=_merge_kernels(settings, history, bounded=bounded),
         ledger_to=tuple(_watches(settings, declarations(settings))),
         metrics=metrics or EngineMetrics(),
+        ahead=ShardsAhead(alone=settings.workers == 1),
     )
 
 

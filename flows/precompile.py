@@ -26,6 +26,7 @@ from flows.messages import MergeItem, ShardItem, SourceProgress
 from flows.metrics import EngineMetrics
 from flows.session_tally import tally
 from flows.settings import FAMILIES, Settings
+from flows.shards_ahead import ShardsAhead
 from flows.steps import MergeLogic, ShardLogic, StepConfig
 from schemas.decode_scan import scan
 from schemas.events import COLUMNS, KIND
@@ -72,7 +73,7 @@ def ready() -> None:
 
 def warm_up(config: StepConfig, frame: pl.DataFrame, now: int) -> None:
     """Load the compiled code before the first event: steps that are thrown away fold `frame` at `now` (epoch ms)."""
-    config = replace(config, state_dir=None, metrics=EngineMetrics())
+    config = replace(config, state_dir=None, metrics=EngineMetrics(), ahead=ShardsAhead())
     progress = SourceProgress(0, now, idle=True, now=now, early=True, end=True, last_event_time=now)
     shard = ShardLogic(replace(config, sources=1), None)
     out, _ = shard.on_batch([ShardItem(0, frame, progress)])

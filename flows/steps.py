@@ -19,6 +19,7 @@ from flows.ledger import outcome_counts
 from flows.messages import MIN_TIME, Frame, MergeItem, Rows, ShardItem, unpacked
 from flows.metrics import EngineMetrics
 from flows.parts import kind_names
+from flows.shards_ahead import ShardsAhead
 from flows.side_by_side import side_by_side
 from flows.state_log import Manifest, StateLog, read_manifest
 from flows.watermark import CombinedWatermark
@@ -27,6 +28,8 @@ from sinks import fail_points
 LEDGER = "ledger"
 ROUTER = -1
 """The shard number under which the router reports to the ledger."""
+
+Out = list[tuple[str, MergeItem | Rows]]
 
 _FINAL_BIT = 1 << 63
 _GENERATION_SHIFT = 48
@@ -49,6 +52,7 @@ class StepConfig:
     merge_kernels: Mapping[str, Callable[[], MergeKernel]]
     ledger_to: tuple[str, ...] = ()  # families that hear the source's ledger counts, beside the ledger
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    ahead: ShardsAhead[Out] = field(default_factory=ShardsAhead)  # of one process: it does not know other workers'
 
 
 class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], bytes]):
@@ -72,6 +76,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
     def _open(self, shard: int) -> None:
         self._shard = shard
         self._log = StateLog(self._config.state_dir, f"shard-{shard:02d}", self._config.fsync)
+        self._config.ahead.know(shard, self._round, self._state)
 
     def _log_of(self) -> StateLog:
         assert self._log is not None, "a step has no state before its first item"
@@ -80,6 +85,10 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
     def on_batch(self, values: list[ShardItem]) -> tuple[Iterable[tuple[str, MergeItem | Rows]], bool]:
         if self._log is None:
             self._open(values[0].shard)
+        results = self._config.ahead.results(self._shard, values)
+        return [item for result in results for item in result], StatefulBatchLogic.RETAIN
+
+    def _round(self, values: list[ShardItem]) -> Out:
         # Events are judged and folded at the watermark before them: a batch of sparse history may span months.
         before = self._mark.watermark
         for item in values:
@@ -92,7 +101,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
         )
         frames = [unpacked(item.frame) for item in values if item.frame is not None]
         increments: dict[str, list[pl.DataFrame]] = {name: [] for name in self._config.merge_kernels}
-        out: list[tuple[str, MergeItem | Rows]] = []
+        out: Out = []
         if frames:
             admitted = self._admission.admit(pl.concat(frames) if len(frames) > 1 else frames[0], before)
             self._config.metrics.admitted(admitted.accepted.height, admitted.duplicate.height, admitted.late.height)
@@ -101,7 +110,7 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
             self._fold(admitted.accepted, replace(progress, watermark=before), increments)
         for family, found in increments.items():
             out.append((family, self._merge_item(family, found, progress)))
-        return out, StatefulBatchLogic.RETAIN
+        return out
 
     def _fold(self, frame: pl.DataFrame, progress: Progress, into: dict[str, list[pl.DataFrame]]) -> None:
         if not frame.height:
@@ -115,8 +124,8 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
         packed = [self._config.pack(frame) for frame in increments]
         return MergeItem(family, self._shard, packed, p.watermark, p.now, p.early, p.end, p.last_event_time)
 
-    def _rows_of(self, admitted: Admitted) -> list[tuple[str, MergeItem | Rows]]:
-        found: list[tuple[str, MergeItem | Rows]] = []
+    def _rows_of(self, admitted: Admitted) -> Out:
+        found: Out = []
         if admitted.late.height:
             found.append(("rows", Rows("late_events", self._config.pack(_late_rows(admitted.late)))))
         if self._config.archive and admitted.accepted.height:
@@ -124,6 +133,9 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
         return found
 
     def snapshot(self) -> bytes:
+        return self._config.ahead.snapshot(self._shard)
+
+    def _state(self) -> bytes:
         facts = {
             "shard": self._shard,
             "watermark": self._mark.watermark,
@@ -141,6 +153,7 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         self._log: StateLog | None = None
         self._sequence = 0
         self._emitted_at = 0
+        self._in_backlog = False  # at the last emission that was due
         self._emitted_watermark = MIN_TIME
         self._now = 0
         self._mark = CombinedWatermark(config.shards)
@@ -180,14 +193,17 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         return self._rows(self._kernel, progress), StatefulBatchLogic.RETAIN
 
     def _emit(self, kernel: MergeKernel, last: MergeItem) -> list[Rows]:
-        """Ask for rows when the watermark moved or early rows are due; a kernel has nothing to say in between."""
+        """Ask for rows when the watermark moved or early rows are due; a kernel has nothing to say in between.
+
+        With a backlog the watermark moves all the time, and nobody waits: what has closed goes as often as early rows.
+        """
         moved = self._mark.watermark > self._emitted_watermark
-        due = last.now - self._emitted_at >= self._config.early_interval_ms
-        if not (moved or due or self._mark.ended):
+        due = last.now - self._emitted_at >= self._config.early_interval_ms or (last.early and self._in_backlog)
+        if not ((moved or due if last.early else moved and due) or self._mark.ended):
             return []
         early = due and last.early
-        if early or not last.early:
-            self._emitted_at = last.now
+        if due:
+            self._emitted_at, self._in_backlog = last.now, not last.early
         self._emitted_watermark = self._mark.watermark
         progress = Progress(
             self._mark.watermark, last.now, early, end=self._mark.ended, last_event_time=self._mark.last_event_time

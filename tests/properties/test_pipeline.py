@@ -48,7 +48,7 @@ class Pipeline:
     def feed(self, items: list[SourceItem]) -> None:
         to_merge: dict[str, list[MergeItem]] = {}
         to_shard: dict[str, list[ShardItem]] = {}
-        for key, routed in Router(self.config.shards)(items):
+        for key, routed in Router(self.config.shards, begin=self.config.ahead.begin)(items):
             if isinstance(routed, ShardItem):
                 to_shard.setdefault(key, []).append(routed)
             elif isinstance(routed, MergeItem):
