@@ -15,7 +15,7 @@ from schemas.windows import Int64s, Window
 _FORMAT: Final = 1
 _NEVER: Final = 1 << 62
 _RENUMBER_MIN: Final = 1 << 14  # ids below which unused ones are not worth reclaiming
-_UNTOLD_MIN: Final = 1 << 18  # noted changes below which nobody minds that no delta is ever asked for
+_UNTOLD_MIN: Final = 1 << 21  # noted changes below which nobody minds that no delta is ever asked for
 
 
 class _Blob(msgspec.Struct, array_like=True):

@@ -52,6 +52,16 @@ class _Lane:
     messages: int = 0  # in `waiting`
     backlog: bool = True  # more is known to be in the log, or `waiting` is not empty
 
+    def free(self, limit: int) -> int:
+        """How many of the messages that wait may go up to a limit of event time."""
+        count = 0
+        for part in self.waiting:
+            mine = part.up_to(limit)
+            count += mine
+            if mine < len(part):
+                break
+        return count
+
     def front(self) -> int:
         """The event time that this partition would be at after one more message."""
         if self.waiting:
@@ -105,10 +115,13 @@ class Intake:
         """Messages that wait, of all partitions."""
         return sum(lane.messages for lane in self._lanes.values())
 
-    def all_read(self) -> bool:
-        """Whether something waits and nothing will join it: every partition was read to its end."""
-        lanes = self._lanes.values()
-        return any(lane.waiting for lane in lanes) and not any(lane.backlog for lane in lanes)
+    def ready(self, most: int) -> bool:
+        """Whether `most` messages may go, or all there are: every partition was read to its end."""
+        with self._lock:
+            limit, lanes = self._limit(), self._lanes.values()
+            if not any(lane.backlog for lane in lanes):
+                return any(lane.waiting for lane in lanes)
+            return sum(lane.free(limit) for lane in lanes) >= most
 
     def starved(self) -> bool:
         """Whether nothing that waits may be released: the feed must read on."""

@@ -26,8 +26,8 @@ TUNING = {
     "queued.min.messages": 1_000_000,
     "queued.max.messages.kbytes": 32_768,
     "fetch.wait.max.ms": 50,
-    "fetch.message.max.bytes": 2
-    << 20,  # larger ones come as long runs of one partition, for which the others must wait
+    # Larger ones come as long runs of one partition, for which the others must wait.
+    "fetch.message.max.bytes": 1 << 18,
     "fetch.max.bytes": 64 << 20,
     "fetch.queue.backoff.ms": 1,
 }
@@ -42,6 +42,7 @@ _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENT
 _DECODE_APART = 4_000
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
 _GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
+_ADDING_SECONDS = 0.01  # in which all partitions are added: who is assigned alone keeps the others waiting for a read
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
 
@@ -120,6 +121,7 @@ class KafkaFeed:
 
     def _fetch(self) -> None:
         housekeeping = time.monotonic()
+        time.sleep(_ADDING_SECONDS)
         while not self._stop.is_set():
             self._assign()
             now = time.monotonic()
@@ -152,7 +154,8 @@ class KafkaFeed:
             return False
         # A pause throws away what was fetched ahead, so only lanes are paused that others would be kept from by memory.
         if self._paused:
-            self._resume([name for name in self._paused if waiting[name] < self._lane_limit() // 2])
+            little = 2 * sum(waiting.values()) < self._max_waiting
+            self._resume([name for name in self._paused if little or waiting[name] < self._lane_limit() // 2])
         ahead = [n for n, count in waiting.items() if full and count > self._lane_limit() and n not in self._paused]
         if ahead:
             self._consumer.pause([self._topic_partition(n) for n in ahead])

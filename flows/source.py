@@ -26,7 +26,7 @@ _FORMAT = 1
 _IDLE_WAIT = timedelta(milliseconds=20)  # each partition asks by itself: 16 of them every 5 ms took a tenth of a core
 _HEARTBEAT_MS = 100
 _ROUND_MS = 100  # a round is due when this has passed or a whole round of events waits: folds cost by the call
-_BACKLOG_ROUND_MS = 1_000  # with a backlog nobody waits for early rows
+_BACKLOG_REST_MS = 100  # with a backlog nobody waits for early rows: so long after a round for one that is worth it
 
 
 class PartitionState(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +69,8 @@ class SourceRun:
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     guard: RejectGuard = field(default_factory=RejectGuard)
     _left: int = 0
+    _taking: bool = False
+    _rested: int = 0
     _last_emit: int = 0
     _last_round: int = 0
     _served: set[str] = field(default_factory=set)
@@ -97,14 +99,17 @@ class SourceRun:
         return [self.heartbeat()] if now - self._last_emit >= _HEARTBEAT_MS else []
 
     def _begin_round(self, now: int) -> None:
-        wait = _ROUND_MS if self.early() else _BACKLOG_ROUND_MS
-        due = (
-            self.bounded
-            or now - self._last_round >= wait
-            or self.intake.total_waiting() >= self.batch_events
-            or (wait == _BACKLOG_ROUND_MS and self.intake.all_read())
-        )
-        self._left = self.batch_events if due else 0
+        if self._taking:
+            self._rested = now  # what was taken has gone through the dataflow
+        if self.bounded:
+            due = True
+        elif self.early():
+            due = now - self._last_round >= _ROUND_MS or self.intake.total_waiting() >= self.batch_events
+        else:
+            due = now - self._rested >= _BACKLOG_REST_MS or (
+                self.intake.total_waiting() >= 2 * self.batch_events or self.intake.ready(self.batch_events // 4)
+            )
+        self._taking, self._left = due, self.batch_events if due else 0
         if due:
             self._last_round = now
 

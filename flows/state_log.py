@@ -27,7 +27,7 @@ _OTHER_VERSION = (
     "Kafka is read again from the setting `from`"
 )
 _FRAME = Struct("<QI")  # payload length, CRC-32
-_COMPACT_MIN_BYTES = 32 << 20
+_COMPACT_MIN_BYTES = 64 << 20
 _KEPT_WRITES = 8  # the source waits for each epoch, so the one before the last is the oldest that may be resumed from
 _COMPACT_RATIO = 3  # rewrite when the file is this many times its snapshot
 

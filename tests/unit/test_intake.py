@@ -91,6 +91,24 @@ def test_a_lane_ahead_waits_for_one_with_a_backlog() -> None:
     assert one.take("fast", 10, 0) is not None  # a lane that is caught up holds nobody
 
 
+def test_ready_counts_what_alignment_lets_go() -> None:
+    one = intake()
+    for name in ("ahead", "behind"):
+        one.add(name, 0, MIN_TIME, 0)
+    assert not one.ready(1)
+    one.put("ahead", part([1, 90, 5_000, 5_001]))
+    assert not one.ready(1)  # nothing is known of `behind`
+    one.put("behind", part([0, 20]))
+    assert one.ready(4)  # 1, 90 and both of `behind`
+    assert not one.ready(5)
+    one.caught_up("ahead", caught_up=True)
+    assert not one.ready(5)  # more may come of `behind`
+    one.caught_up("behind", caught_up=True)
+    assert one.ready(5)  # these are all
+    drain(one, ["ahead", "behind"], 10)
+    assert not one.ready(0)
+
+
 def test_other_workers_hold_a_lane_too(tmp_path: Path) -> None:
     path = tmp_path / "board"
     AlignmentBoard.create(path, 2)
