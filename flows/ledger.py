@@ -62,7 +62,6 @@ class LedgerMerge:
         self._fresh: list[pl.DataFrame] = []  # since the last snapshot or delta
         self._changed: list[pl.DataFrame] = []  # keys since the last emission
         self._emitted = 0
-        self._early = False
 
     def fold(self, increments: list[pl.DataFrame]) -> None:
         """Add counts."""
@@ -72,12 +71,8 @@ class LedgerMerge:
         self._changed.append(batch.select(_KEY))
 
     def emit(self, progress: Progress) -> Mapping[str, pl.DataFrame]:
-        """Rows of `ingest_ledger` that changed, about twice a second, and one of `engine_progress`.
-
-        At once when a backlog is over: the other views have caught up then.
-        """
-        caught_up, self._early = progress.early and not self._early, progress.early
-        if not (progress.end or caught_up) and progress.now - self._emitted < _EMIT_MS:
+        """Rows of `ingest_ledger` that changed and one of `engine_progress`, twice a second or with others' early rows."""
+        if not (progress.end or progress.early) and progress.now - self._emitted < _EMIT_MS:
             return {}
         self._emitted = progress.now
         rows: dict[str, pl.DataFrame] = {}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
 from flows.messages import ShardItem
@@ -46,23 +47,37 @@ class ShardsAhead(Generic[T]):
                 self._begun[item.shard] = item, _THREADS.submit(fold, [item])
             self._routed[item.shard] += 1
 
-    def results(self, shard: int, items: list[ShardItem]) -> Iterable[T]:
+    def results(self, shard: int, items: list[ShardItem]) -> list[T]:
         """What folding these items gives, which Bytewax calls the shard with."""
         self._routed[shard] -= len(items)
         self._called.add(shard)
-        if shard in self._begun:
-            item, result = self._begun.pop(shard)
-            assert item is items[0], "a shard gets its items in the order in which they were routed"
-            yield result.result()
-            items = items[1:]
-        if items:
-            yield self._folds[shard](items)
+        found = []
+        with self._whole():
+            if shard in self._begun:
+                item, result = self._begun[shard]
+                assert item is items[0], "a shard gets its items in the order in which they were routed"
+                found, items = [result.result()], items[1:]
+                del self._begun[shard]
+            return [*found, self._folds[shard](items)] if items else found
 
     def snapshot(self, shard: int) -> bytes:
         """The shard's state, now that an epoch ends; the other shards that were called in it write theirs beside."""
         assert not self._begun, "an epoch ends before events of the next one are split"
+        assert not (self._called and self._snapshots), "an epoch ends with all that was begun for its end"
         for other in sorted(self._called - {shard}) if self._alone else ():
             self._snapshots[other] = _THREADS.submit(self._states[other])
         self._called.clear()
-        begun = self._snapshots.pop(shard, None)
-        return self._states[shard]() if begun is None else begun.result()
+        with self._whole():
+            state = self._snapshots[shard].result() if shard in self._snapshots else self._states[shard]()
+        self._snapshots.pop(shard, None)
+        return state
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """An error goes on only when nobody works any more: who comes next may have the files to itself."""
+        try:
+            yield
+        except BaseException:
+            wait([result for _, result in self._begun.values()])
+            wait(self._snapshots.values())
+            raise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 _T = TypeVar("_T")
 
-_BESIDE: Final = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+_BESIDE: Final = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernel")  # shards call at once, too
 
 
 def side_by_side(calls: Sequence[Callable[[], _T]]) -> list[_T]:
@@ -34,6 +35,9 @@ def side_by_side(calls: Sequence[Callable[[], _T]]) -> list[_T]:
     try:
         work()
     finally:
-        other.exception()  # wait: the caller may go on only when nobody works on its state
-    other.result()
+        begun = not other.cancel()  # all is done: who has not begun yet need not
+        if begun:
+            other.exception()  # wait: the caller may go on only when nobody works on its state
+    if begun:
+        other.result()
     return [results[number] for number in range(len(calls))]

@@ -184,22 +184,24 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
         return self._emit(kernel, values[-1]), StatefulBatchLogic.RETAIN
 
     def on_eof(self) -> tuple[Iterable[Rows], bool]:
-        """A drain: the ledger tells all that was read, or it would be behind `events` until the next start."""
-        if self._kernel is None or self._kernel.name != LEDGER:
+        """A drain: what has closed is told, and by the ledger all that was read: both else only at the next start."""
+        is_ledger = self._kernel is not None and self._kernel.name == LEDGER
+        if self._kernel is None or not (is_ledger or self._mark.watermark > self._emitted_watermark):
             return [], StatefulBatchLogic.RETAIN
         progress = Progress(
-            self._mark.watermark, self._now, early=False, end=True, last_event_time=self._mark.last_event_time
+            self._mark.watermark, self._now, early=False, end=is_ledger, last_event_time=self._mark.last_event_time
         )
+        self._emitted_watermark = self._mark.watermark
         return self._rows(self._kernel, progress), StatefulBatchLogic.RETAIN
 
     def _emit(self, kernel: MergeKernel, last: MergeItem) -> list[Rows]:
         """Ask for rows when the watermark moved or early rows are due; a kernel has nothing to say in between.
 
-        With a backlog the watermark moves all the time, and nobody waits: what has closed goes as often as early rows.
+        With a backlog, where it moves all the time and nobody waits, what has closed goes as often as early rows do.
         """
         moved = self._mark.watermark > self._emitted_watermark
         due = last.now - self._emitted_at >= self._config.early_interval_ms or (last.early and self._in_backlog)
-        if not ((moved or due if last.early else moved and due) or self._mark.ended):
+        if not (due or (moved and last.early) or self._mark.ended):
             return []
         early = due and last.early
         if due:

@@ -79,6 +79,22 @@ def test_an_error_is_raised_where_the_shard_is_called() -> None:
         shards.call(1, [wrong[1]])
 
 
+def test_an_error_waits_for_what_the_other_shard_does() -> None:
+    shards, ended = Shards(), threading.Event()
+
+    def slow(_: list[ShardItem]) -> list[int]:
+        ended.wait(0.05)
+        ended.set()
+        return []
+
+    shards.ahead.know(1, slow, bytes)
+    wrong = ShardItem(0, pl.DataFrame({"n": [-1]}), PROGRESS)
+    shards.ahead.begin([wrong, items()[1]])
+    with pytest.raises(ValueError, match="no such event"):
+        shards.call(0, [wrong])
+    assert ended.is_set()
+
+
 def test_a_snapshot_begins_those_of_the_shards_that_were_called() -> None:
     shards, here = Shards(), threading.current_thread().name.encode()
     first, second = items()
