@@ -71,7 +71,7 @@ class LedgerMerge:
         self._changed.append(batch.select(_KEY))
 
     def emit(self, progress: Progress) -> Mapping[str, pl.DataFrame]:
-        """Rows of `ingest_ledger` that changed and one of `engine_progress`, twice a second or with others' early rows."""
+        """Rows of `ingest_ledger` that changed and one of `engine_progress`: twice a second, or with all early rows."""
         if not (progress.end or progress.early) and progress.now - self._emitted < _EMIT_MS:
             return {}
         self._emitted = progress.now
