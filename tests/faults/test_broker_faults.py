@@ -99,6 +99,25 @@ def test_one_key_with_most_of_the_traffic(kafka: Broker, topics: Topics, topic_p
     assert process.stop() == 0
 
 
+def test_one_partition_of_each_topic_is_idle(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine) -> None:
+    """It holds nobody once the idle timeout is over; what comes to it later counts as if it had come in time."""
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.6), partitions=3)  # of four
+    process = engine("--idle-timeout", "2s")
+    process.start()
+    process.until(lambda: process.consumed() == 0)
+    for _ in range(16):  # the others go on for longer than the timeout: not all is idle
+        produce(kafka.address, topic_prefix, traffic, 200, step_ms=200)
+        time.sleep(0.25)
+    (found,) = process.rows("SELECT count() AS n FROM livepulse.active_users WHERE is_final = 1")
+    assert found["n"] > 0, "an idle partition keeps all windows open"
+    traffic.partitions = 4
+    produce(kafka.address, topic_prefix, traffic, 2_000, step_ms=200)
+    process.until(lambda: process.consumed() == total(traffic))
+    agree(process, traffic)
+    assert process.stop() == 0
+
+
 @pytest.mark.parametrize("hours", [1, -1])
 def test_clocks_an_hour_off(kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine, hours: int) -> None:
     """Producers ahead of us (our clock is slow) stop the engine, offsets kept; behind us their events count."""
