@@ -58,7 +58,7 @@ _NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|databas
 _SINK_PATIENCE = Patience(seconds=3_600)  # Kafka keeps what waits; /readyz and alerts tell of it
 _BROKER_THERE_SECONDS = 15  # it is asked every 10 s
 _ROUND_EVENTS = 120_000
-_MAX_WAITING = 300_000
+_MAX_WAITING = 240_000
 
 
 class Outcome(enum.Enum):
@@ -117,8 +117,8 @@ def _tune_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 24 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)
+        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
         libc.mallopt(_M_ARENA_MAX, 2)
 
 
