@@ -122,6 +122,25 @@ def _tune_memory() -> None:
         libc.mallopt(_M_ARENA_MAX, 2)
 
 
+def _early(intake: Intake, backlog_after_ms: int) -> Callable[[], bool]:
+    """Whether early rows are wanted: nobody waits for them in a backlog. After one, what it took is given back."""
+    behind = False
+
+    def early() -> bool:
+        nonlocal behind
+        was, behind = behind, intake.lagging(backlog_after_ms)
+        if was and not behind:  # 100 ms of another thread: a third of what a replay of a day had in use at most
+            threading.Thread(target=_give_back, name="give back memory", daemon=True).start()
+        return not behind
+
+    return early
+
+
+def _give_back() -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     """Run a worker until `drain` is set or partitions come.
 
@@ -148,7 +167,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         intake,
         feed,
         now_ms,
-        lambda: not intake.lagging(settings.backlog_after_ms),
+        _early(intake, settings.backlog_after_ms),
         _ROUND_EVENTS,
         bounded=False,
         drain=drain,

@@ -14,6 +14,7 @@ _DATES: Final = "date BETWEEN toDate($__fromTime - INTERVAL 12 HOUR) AND toDate(
 _HOURS: Final = f"FROM active_hours WHERE {_CHOSEN} AND {_DATES}"
 _PROFILE: Final = f"FROM active_hour_profile WHERE {_CHOSEN}"
 _WEEKDAYS: Final = "['Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun']"
+_NO_DAY: Final = Text("No whole local day has been counted yet", "尚无完整的一天数据")
 _HOUR_NAME: Final = "concat(leftPad(toString(hour), 2, '0'), ':00')"
 
 _FIRST: Final = Row(
@@ -114,6 +115,7 @@ _PUSH: Final = Row(
             width=14,
             height=10,
             rows_max=10,
+            no_value=_NO_DAY,
             columns={
                 "day": plain("Weekday", "星期"),
                 "hour_of_day": plain("Hour", "小时"),
@@ -134,6 +136,7 @@ _PUSH: Final = Row(
             height=10,
             decimals=2,
             rows_max=24,
+            no_value=_NO_DAY,
             colours={"lift": GREEN},
         ),
     ),

@@ -65,7 +65,7 @@ _WHAT: Final = Row(
                 "Open ones first, then the newest, 100 at most; a click on the value shows it on the board Live ops",
                 "未恢复的在前,其次按时间倒序,最多 100 条;点击取值可跳转到直播运营总览",
             ),
-            "SELECT window_start, severity, state, explanation, route, series, dim, value, kind, actual, expected, low, high, "
+            "SELECT window_start, severity, state, explanation, route, series, dim, value, kind, actual, expected, "
             f"score, if(route = 'pipeline', '→', '') AS engine {_TOLD} "
             f"ORDER BY state = 'open' DESC, window_start DESC, {_RANK}, series, dim, value LIMIT 100",
             width=24,
@@ -83,8 +83,6 @@ _WHAT: Final = Row(
                 "kind": plain("Kind", "类型"),
                 "actual": plain("Actual", "实际值", "short", 2),
                 "expected": plain("Expected", "预期值", "short", 2),
-                "low": plain("Usual from", "正常下限", "short", 2),
-                "high": plain("Usual to", "正常上限", "short", 2),
                 "score": plain("Score", "得分", "short", 2),
                 "explanation": plain("Explanation", "说明"),
                 "engine": Column(Text("Engine health", "引擎健康"), link=ENGINE_BOARD),

@@ -89,6 +89,7 @@ _WRONG: Final = Row(
             Text("Messages in dead_letters by their stable reason code", "dead_letters 中各原因代码的消息数"),
             "SELECT reason, count() AS messages FROM dead_letters WHERE $__timeFilter(ingest_time) "
             "AND topic IN (${stream:singlequote}) GROUP BY reason ORDER BY messages DESC, reason LIMIT 15",
+            width=9,
             rows_max=15,
             colours={"messages": VERMILION},
         ),
@@ -99,6 +100,7 @@ _WRONG: Final = Row(
             "SELECT ingest_time, topic, partition, `offset`, reason, detail FROM dead_letters "
             "WHERE $__timeFilter(ingest_time) AND topic IN (${stream:singlequote}) "
             "ORDER BY ingest_time DESC, topic, partition, `offset` DESC LIMIT 20",
+            width=15,
             rows_max=20,
             columns={
                 "ingest_time": plain("Read at", "读取时间", "dateTimeAsIso"),

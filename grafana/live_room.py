@@ -17,13 +17,16 @@ _FIRST: Final = Row(
     Text("How is the room right now?", "直播间当前状况如何?"),
     (
         stat(
-            Text("Watching now", "当前在看"),
-            Text("Users with a report in the last 90 s", "最近 90 秒内有观看上报的用户数"),
+            Text("Watching now (90 s)", "当前在看(90 秒)"),
+            Text(
+                "Users with a report in the last 90 s, those who left since among them: may be above the peak at one moment",
+                "最近 90 秒内有观看上报的用户数,含期间已离开者,因此可能高于同一时刻的峰值",
+            ),
             f"SELECT sum(watching_now) AS watching {_ROOMS}",
             colour=ORANGE,
         ),
         stat(
-            Text("Peak (PCU)", "峰值在线 (PCU)"),
+            Text("Peak at once (PCU)", "同时在线峰值 (PCU)"),
             Text(
                 "Peak of users present at once; of several rooms the greatest", "同时在线人数峰值;多个直播间时取最大值"
             ),
@@ -31,7 +34,7 @@ _FIRST: Final = Row(
             colour=ORANGE,
         ),
         stat(
-            Text("Average (ACU)", "平均在线 (ACU)"),
+            Text("Average at once (ACU)", "平均同时在线 (ACU)"),
             Text("Users at once, averaged over the time on air", "开播时间内的平均同时在线人数"),
             f"SELECT sum(watch_ms) / 1000 / nullIf(sum(live_seconds), 0) AS acu {_ROOMS}",
             decimals=1,
@@ -109,7 +112,7 @@ _AUDIENCE: Final = Row(
     (
         Panel(
             "timeseries",
-            Text("Watching", "在看人数"),
+            Text("Watching (90 s)", "在看人数(90 秒)"),
             Text("Users with a report in the 90 s before the minute's end", "每分钟结束前 90 秒内有上报的用户数"),
             f"SELECT window_start AS time, live_id, watching {_MINUTES} ORDER BY time, live_id",
             rows_max=100_000,

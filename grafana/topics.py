@@ -96,7 +96,7 @@ _FIT: Final = Row(
             "FROM topic_heat AS h LEFT JOIN topic_lifecycle AS l ON h.topic = l.topic "
             f"WHERE h.{_FOCUS} AND $__timeFilter(h.tick) GROUP BY time ORDER BY time",
             width=14,
-            height=9,
+            height=13,
             unit="cpm",
             colours={"measured": BLUE, "fitted": ORANGE},
         ),
@@ -107,7 +107,7 @@ _FIT: Final = Row(
             "SELECT topic, stage, first_seen, peak_time, peak_heat, half_life_minutes, half_life_low, half_life_high, "
             f"model, fit_r2, response_deadline FROM topic_lifecycle WHERE {_FOCUS}",
             width=10,
-            height=9,
+            height=13,
             rows_max=1,
             columns={
                 "topic": plain("Topic", "话题"),
@@ -162,6 +162,13 @@ _HOTTEST: Final = (
     "SELECT topic FROM topic_heat WHERE $__timeFilter(tick) GROUP BY topic ORDER BY max(heat) DESC, topic LIMIT 40"
 )
 
+_IN_FOCUS: Final = (
+    "SELECT topic FROM (SELECT topic, max(heat) AS most FROM topic_heat WHERE $__timeFilter(tick) GROUP BY topic "
+    "ORDER BY most DESC, topic LIMIT 40) ORDER BY topic IN (SELECT topic FROM topic_lifecycle "
+    "WHERE half_life_minutes IS NOT NULL) DESC, most DESC, topic"
+)
+"""The same topics, those with a decay to show first."""
+
 TOPICS: Final = Board(
     "livepulse-topics",
     Text("Topics", "话题热度"),
@@ -169,7 +176,7 @@ TOPICS: Final = Board(
     (_FIRST, _CURVES, _FIT, _TABLE),
     (
         Variable("topic", Text("Topics", "话题"), _HOTTEST, many=True),
-        Variable("focus", Text("In focus", "聚焦"), _HOTTEST),
+        Variable("focus", Text("In focus", "聚焦"), _IN_FOCUS),
     ),
     refresh="30s",
     range_from="now-3h",

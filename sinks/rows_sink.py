@@ -12,7 +12,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from sinks import fail_points
 
-_MAX_BUFFERED_ROWS = 500_000
+_MAX_BUFFERED_ROWS = 100_000
 _MAX_AGE_SECONDS = 0.25  # rows come twice a second and replace older ones, so that they need not wait for the epoch
 _CLOSE_SECONDS = 10.0  # it may be waiting for a store that is down
 _PART = "store"

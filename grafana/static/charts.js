@@ -204,7 +204,10 @@ function heatmap(panel, told, body, context) {
   layout.xaxis.type = "category";
   layout.xaxis.nticks = 10;
   layout.yaxis = { ...layout.yaxis, type: "category", rangemode: "normal", nticks: 9 };
+  const all = told.rows.flatMap((row) => figures.map((c) => row[c.at])).filter((v) => v !== null);
+  const least = Math.min(...all), most = Math.max(...all);
   plot(body, [{
+    zmin: least < most ? least : Math.min(0, most), zmax: Math.max(most, 0), // one figure alone: a scale from 0
     type: "heatmap", x: told.rows.map((row) => String(row[0]).slice(0, 10)), y: figures.map((c) => c.title), z: figures.map((c) => told.rows.map((row) => row[c.at])),
     colorscale: "Cividis", xgap: 1, ygap: 1, colorbar: { thickness: 10, outlinewidth: 0, tickformat: "~s" }, hovertemplate: "%{x} %{y}: %{z:,}<extra></extra>",
   }], layout);

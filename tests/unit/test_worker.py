@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from flows import worker
 from flows.errors import DependencyDown, Stop
+from flows.intake import Intake
 from flows.worker import ours
 from sinks.clickhouse import StoreDownError
 
@@ -19,3 +27,14 @@ def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
     error = AssertionError("a bug")
     error.__cause__ = error
     assert ours(error) is error
+
+
+def test_memory_is_given_back_once_when_a_backlog_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = threading.Semaphore(0)
+    monkeypatch.setattr(worker, "_give_back", given.release)
+    behind = iter([False, True, True, False, False])
+    intake = cast("Intake", SimpleNamespace(lagging=lambda _: next(behind)))
+    early = worker._early(intake, 60_000)
+    assert [early() for _ in range(5)] == [True, False, False, True, True]
+    assert given.acquire(timeout=5)
+    assert not given.acquire(timeout=0.1)
