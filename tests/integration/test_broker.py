@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Message, Producer, TopicPartition
 
 from flows import broker as brokers
@@ -13,6 +16,7 @@ from flows.errors import DependencyDown
 
 pytestmark = pytest.mark.integration
 
+ROOT = Path(__file__).resolve().parents[2]
 Topics = Callable[..., dict[str, str]]
 
 
@@ -116,3 +120,32 @@ def test_a_broker_that_is_not_there_is_named() -> None:
 def test_the_mock_refuses_what_it_cannot_do(mock_kafka: Broker) -> None:
     with pytest.raises(ValueError, match="4 partitions"):
         mock_kafka.create_topics(["view"], partitions=8)
+
+
+def _composed(port: int, controller: int, data: Path) -> str:
+    """The broker's settings of docker-compose.yml, as its image makes them of its environment, on free ports."""
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]["kafka"]
+    settings = {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in service["environment"].items()
+        if name.startswith("KAFKA_")
+    }
+    places = {":9092": port, ":9093": controller, ":9094": brokers.free_port()}
+    text = "".join(f"{name}={value}\n" for name, value in {**settings, "log.dirs": data}.items())
+    for named, real in places.items():
+        assert named in text
+        text = re.sub(rf"//(kafka|127\.0\.0\.1)?{named}", f"//127.0.0.1:{real}", text)
+        text = text.replace(f"1@kafka{named}", f"1@127.0.0.1:{real}")
+    return text
+
+
+def test_the_broker_of_docker_compose_starts_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    if why := brokers.why_no_real_broker():
+        pytest.skip(why)
+    monkeypatch.setattr(brokers, "_server_properties", _composed)
+    with RealBroker(heap="512m") as broker:
+        topic = "view"
+        ExternalBroker(broker.address).create_topics([topic])
+        _produce(broker.address, topic, [b"kept"])
+        (got,) = _consume(broker.address, topic, 1)
+        assert (got.value(), got.timestamp()[0]) == (b"kept", TIMESTAMP_LOG_APPEND_TIME)
