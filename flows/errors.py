@@ -23,12 +23,6 @@ class Stop(LivePulseError):
     """Going on would lose or falsify something: stop the engine, keep the state, let a person decide."""
 
 
-class Retry(LivePulseError):
-    """Passing trouble: the same call may succeed later. Whoever gives up retrying lets it end the command."""
-
-    exit_code = DEPENDENCY_DOWN
-
-
 class DependencyDown(LivePulseError):
     """A broker, a store or a program that we need is not there: name it, its address and how to start it."""
 

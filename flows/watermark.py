@@ -85,12 +85,6 @@ class SourceClock:
             self.watermark = max(self.watermark, now - self.bounds.out_of_orderness)
         return self.watermark, True
 
-    def least_event_time(self, now: int) -> int:
-        """The greatest event time of the partition that is furthest behind, or MAX_TIME when none is active."""
-        return min(
-            (p.max_event_time for p in self.partitions.values() if not p.idle(now, self.bounds)), default=MAX_TIME
-        )
-
     @property
     def last_event_time(self) -> int:
         """The greatest event time released by any partition."""

@@ -87,7 +87,6 @@ class Panel:
     columns: Mapping[str, Column] = field(default_factory=dict)
     stacked: bool = False
     bars: bool = False  # of a time series: figures of whole spans, which no line should join
-    log_scale: bool = False
     entity: str = "topic"  # of a state timeline: the column that makes its lines
     rows_max: int = 5_000
     content: Text | None = None

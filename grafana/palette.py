@@ -14,7 +14,6 @@ SKY: Final = "#56B4E9"
 PURPLE: Final = "#CC79A7"
 YELLOW: Final = "#F0E442"
 GREY: Final = "#8C8C8C"
-SERIES: Final = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, YELLOW, GREY)
 
 SURFACES: Final = {"video": BLUE, "live": ORANGE, "all": GREY}
 STAGES: Final = {

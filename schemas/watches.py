@@ -13,8 +13,6 @@ from schemas.funnels import BUCKET_MS, Funnel
 from schemas.tables import identifier, table_of
 from schemas.windows import DAY_MS
 
-HOUR_S: Final = 3_600
-
 
 @dataclass(frozen=True, slots=True)
 class Measure:
