@@ -41,7 +41,10 @@ ENGINE_OWNED: Final = {
     "enable.auto.offset.store": "the engine commits offsets itself, after its state",
     "enable.partition.eof": "the engine needs it as it sets it",
 }
-_SECRET_PROPERTY: Final = re.compile(r"password|secret|key\.pem|jaas|token", re.IGNORECASE)
+_SECRET_PROPERTY: Final = re.compile(
+    r"password|passphrase|secret|credential|private|key\.pem|jaas|token|oauthbearer\.config", re.IGNORECASE
+)
+_LOGIN: Final = re.compile(r"(?<=://).*@|^[^/]*@|\?.*", re.DOTALL)  # of an address, where none belongs
 
 
 def _listed(value: object) -> object:
@@ -377,6 +380,11 @@ def _secret(setting: str, file: Path) -> str:
         raise BadSetting(setting, str(file), f"cannot be read: {error.strerror or error}") from error
 
 
+def is_secret(name: str) -> bool:
+    """Whether a Kafka property holds a secret itself (`<property>_file` names a file that does)."""
+    return bool(_SECRET_PROPERTY.search(name)) and not name.endswith("_file")
+
+
 def outside_name(field: str) -> str:
     """A field's name in files, flags and the environment: without `_ms` and trailing underscore."""
     return field.removesuffix("_ms").rstrip("_")
@@ -388,9 +396,10 @@ def shown_value(field: str, value: object) -> object:
         return None if value is None else MASK
     if field == "kafka" and isinstance(value, Mapping):
         return {
-            name: MASK if _SECRET_PROPERTY.search(str(name)) and not str(name).endswith("_file") else text
-            for name, text in value.items()
+            name: MASK if is_secret(str(name)) or not isinstance(text, str) else text for name, text in value.items()
         }
+    if field in {"store", "brokers"} and isinstance(value, str):
+        return _LOGIN.sub(lambda found: MASK + found.group()[-1:] if found.group().endswith("@") else MASK, value)
     if field.endswith("_ms") and isinstance(value, int) and not isinstance(value, bool):
         return format_duration(value)
     if isinstance(value, tuple | list):
