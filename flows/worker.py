@@ -30,7 +30,7 @@ from flows.errors import CHECK_FAILED, DependencyDown, LivePulseError, Stop
 from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
-from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
+from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, topic_ids, warm_consumer
 from flows.label_feed import labels_read
 from flows.masking import remember
 from flows.metrics import EngineMetrics
@@ -145,7 +145,8 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     )  # fmt: skip
     metrics = _metrics_of(reading, intake)
     metrics.health.reads = bool(plan.own_lanes)
-    feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store))
+    ids = topic_ids(settings, plan.own_lanes)
+    feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store), ids)
     run = SourceRun(
         intake,
         feed,
@@ -156,6 +157,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         drain=drain,
         metrics=metrics,
         guard=RejectGuard(settings.reject_ratio, settings.reject_window),
+        topic_ids=ids,
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
     sink = RowsSink(
