@@ -149,7 +149,7 @@ def test_disk_full_under_the_recovery_directory(
 
 
 @long
-@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "bytewax"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "bytewax", "sqlite cut", "sqlite empty"])
 def test_a_damaged_recovery_directory_is_refused(
     begin: Begin, engine: Callable[..., EngineProcess],
     store_dir: Path, damage: str,
@@ -169,9 +169,14 @@ def test_a_damaged_recovery_directory_is_refused(
             state.write_bytes(blob[:middle] + bytes([blob[middle] ^ 1]) + blob[middle + 1 :])
         case "missing":
             state.unlink()
-        case _:
+        case "bytewax":
             for path in (recovery / "bytewax").iterdir():
                 path.unlink()
+        case _:
+            (path,) = (recovery / "bytewax").glob("*.sqlite3")
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage == "sqlite cut" else b"")
+            for beside in (recovery / "bytewax").glob("*-wal"):
+                beside.unlink()
     process.start()
     assert process.wait(60) == 1
     assert re.search(r"damaged|missing|lost its bytewax", process.said()), process.said()[-2000:]
