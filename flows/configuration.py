@@ -14,8 +14,8 @@ from pydantic_core import ErrorDetails
 
 from flows.durations import format_duration
 from flows.errors import BadSetting, Usage
-from flows.masking import MASK
-from flows.settings import Settings, is_secret, outside_name, shown_value
+from flows.masking import MASK, is_secret
+from flows.settings import Settings, outside_name, shown_value
 
 FILE: Final = Path("livepulse.toml")
 PREFIX: Final = "LIVEPULSE_"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Final
 from urllib.parse import quote, quote_plus
 
 MASK: Final = "********"
+_SECRET_PROPERTY: Final = re.compile(
+    r"password|passphrase|secret|credential|private|key\.pem|jaas|token|oauthbearer\.config", re.IGNORECASE
+)
+_LOGIN: Final = re.compile(r"(?<=://).*(?=@)|^[^/]*(?=@)|(?<=\?).*", re.DOTALL)
 _SHORTEST: Final = 4  # masking every `a` would tell more than it hides
 _known: set[str] = set()
 
@@ -33,3 +38,13 @@ def masked(text: str) -> str:
         if secret in text:
             text = text.replace(secret, MASK)
     return text
+
+
+def is_secret(name: str) -> bool:
+    """Whether a Kafka property holds a secret itself (`<property>_file` names a file that does)."""
+    return bool(_SECRET_PROPERTY.search(name)) and not name.endswith("_file")
+
+
+def without_login(address: str) -> str:
+    """An address without what people put before its host or behind a question mark, where it does not belong."""
+    return _LOGIN.sub(MASK, address)

@@ -29,7 +29,7 @@ from pydantic import (
 
 from flows.durations import format_duration, parse_duration, parse_instant
 from flows.errors import BadSetting
-from flows.masking import MASK, remember
+from flows.masking import MASK, is_secret, remember, without_login
 from schemas.events import DIMENSIONS, Limits
 
 FAMILIES: Final = ("activity", "heat", "funnel", "sessions", "anomalies")
@@ -41,10 +41,6 @@ ENGINE_OWNED: Final = {
     "enable.auto.offset.store": "the engine commits offsets itself, after its state",
     "enable.partition.eof": "the engine needs it as it sets it",
 }
-_SECRET_PROPERTY: Final = re.compile(
-    r"password|passphrase|secret|credential|private|key\.pem|jaas|token|oauthbearer\.config", re.IGNORECASE
-)
-_LOGIN: Final = re.compile(r"(?<=://).*@|^[^/]*@|\?.*", re.DOTALL)  # of an address, where none belongs
 
 
 def _listed(value: object) -> object:
@@ -355,7 +351,7 @@ class Settings(BaseModel):
             if name.endswith("_file"):
                 properties[name.removesuffix("_file")] = _secret(f"kafka.{name}", Path(text))
             else:
-                properties[name] = remember(text) if _SECRET_PROPERTY.search(name) else text
+                properties[name] = remember(text) if is_secret(name) else text
         return properties
 
     def password(self) -> str:
@@ -380,11 +376,6 @@ def _secret(setting: str, file: Path) -> str:
         raise BadSetting(setting, str(file), f"cannot be read: {error.strerror or error}") from error
 
 
-def is_secret(name: str) -> bool:
-    """Whether a Kafka property holds a secret itself (`<property>_file` names a file that does)."""
-    return bool(_SECRET_PROPERTY.search(name)) and not name.endswith("_file")
-
-
 def outside_name(field: str) -> str:
     """A field's name in files, flags and the environment: without `_ms` and trailing underscore."""
     return field.removesuffix("_ms").rstrip("_")
@@ -399,7 +390,7 @@ def shown_value(field: str, value: object) -> object:
             name: MASK if is_secret(str(name)) or not isinstance(text, str) else text for name, text in value.items()
         }
     if field in {"store", "brokers"} and isinstance(value, str):
-        return _LOGIN.sub(lambda found: MASK + found.group()[-1:] if found.group().endswith("@") else MASK, value)
+        return without_login(value)
     if field.endswith("_ms") and isinstance(value, int) and not isinstance(value, bool):
         return format_duration(value)
     if isinstance(value, tuple | list):
