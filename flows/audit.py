@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from flows import audit_sql
@@ -18,6 +19,8 @@ from flows.kafka_feed import lane_name
 from flows.kafka_start import list_lanes, log_ends
 from flows.settings import Settings
 from sinks.clickhouse import Store
+
+log = structlog.get_logger()
 
 _LOOKS: Final = 3  # a running engine writes one table after the other: what does not stay is no difference
 _PAUSE_SECONDS: Final = 2.0
@@ -144,14 +147,16 @@ def _of_kafka(store: Store, settings: Settings) -> list[Difference]:
     """Messages consumed against the offsets: between what the group has committed and the end of the log."""
     facts = settings.recovery_path / "facts.json" if not settings.is_server or settings.recovery_dir else None
     if facts is None or not facts.exists():
+        log.info("no recovery directory of an engine is here: Kafka's offsets are not compared")
         return []  # a backfill, or another machine's engine
     first: dict[str, int] = json.loads(facts.read_bytes())["first_offsets"]
     try:
         lanes = list_lanes(settings)
         ends = log_ends(settings, lanes)
         committed = _committed(settings, lanes)
-    except (LivePulseError, KafkaException):
-        return []  # the broker is down: the store's own sums were compared
+    except (LivePulseError, KafkaException) as error:
+        log.warning("Kafka's offsets were NOT compared, only what is stored", error=str(error))
+        return []
     lost = {
         (row["topic"], row["partition"]): int(row["n"])
         for row in store.query(

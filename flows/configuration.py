@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from flows.durations import format_duration
 from flows.errors import BadSetting, Usage
-from flows.masking import MASK
+from flows.masking import MASK, is_secret
 from flows.settings import Settings, outside_name, shown_value
 
 FILE: Final = Path("livepulse.toml")
@@ -102,6 +102,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, tuple[object, str
 
 def _from_flags(flags: Mapping[str, object]) -> dict[str, tuple[object, str]]:
     given = {key: value for key, value in flags.items() if value is not None}
+    told = given.get("kafka", ())
+    for name in (str(part).partition("=")[0].strip() for part in (told if isinstance(told, list | tuple) else ())):
+        if is_secret(name):
+            fix = f"every user of this machine sees flags; use {name}_file, LIVEPULSE_KAFKA or {FILE}"
+            raise BadSetting("kafka", f"{name}={MASK}", fix, "--kafka")
     return {
         field: (value, "--" + outside_name(field).replace("_", "-"))
         for field, (value, _) in _named(given, "command line").items()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
@@ -48,6 +48,20 @@ def absent_topics(lanes: Iterable[Lane]) -> list[str]:
     """The contract's topics without a partition."""
     have = {topic for topic, _ in lanes}
     return [name for name in TOPICS if name not in have]
+
+
+def topic_ids(settings: Settings, lanes: Iterable[Lane]) -> dict[str, str]:
+    """Topic by contract → Kafka's id of it, another one for a topic made anew; none from a broker that tells none."""
+    names = {settings.topic(name): name for name in dict(lanes)}
+    admin = AdminClient({**settings.client_properties()})  # its answers end with it
+    asked = admin.describe_topics(TopicCollection(list(names)), request_timeout=_TIMEOUT_SECONDS)
+    found = {}
+    for topic, answer in asked.items():
+        try:
+            found[names[topic]] = str(answer.result().topic_id)
+        except KafkaException as error:
+            log.debug("the broker tells no id of a topic", topic=topic, error=error.args[0].str())
+    return found
 
 
 def make_consumer(settings: Settings) -> Consumer:
@@ -127,9 +141,10 @@ class ResumingFeed:
         lanes: Iterable[Lane],
         first: dict[str, int],
         record_loss: Callable[[str, int, int, int], None],
+        ids: Mapping[str, str],
     ) -> None:
         self._feed, self._settings, self._first = feed, settings, first
-        self._record_loss = record_loss
+        self._record_loss, self._ids = record_loss, ids
         self._ends = log_ends(settings, lanes)
         self._opened: dict[str, int] = {}
 
@@ -158,9 +173,13 @@ class ResumingFeed:
         place = TopicPartition(self._settings.topic(topic), partition)
         low, high = self._ends[name]
         wanted = state.next_offset if state is not None else self._first.get(name, low)
-        if wanted < low or wanted > high:
-            gone = wanted < low
-            what = f"starts at {low}" if gone else f"ends at {high}: was the topic deleted and made anew?"
+        anew = state is not None and "" not in (was := (state.topic_id, self._ids.get(topic, ""))) and was[0] != was[1]
+        if anew or wanted < low or wanted > high:
+            if anew:
+                what = f"is another one, from {low} to {high}: the topic was deleted and made anew"
+            else:
+                ends = f"ends at {high}: was the topic deleted and made anew?"
+                what = f"starts at {low}" if wanted < low else ends
             if not self._settings.accept_loss:
                 raise Stop(
                     f"partition {partition} of topic {place.topic}: the next offset to read is {wanted}, "

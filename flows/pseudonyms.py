@@ -21,6 +21,7 @@ from schemas.hashing import hash64, id_hash
 _PREFIX: Final = "h1:"
 _DIGEST_BYTES: Final = 20
 _OURS: Final = re.compile(rf"{_PREFIX}[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
+_SPELT: Final = re.compile(r"[^a-z]*(user|viewer|member)?[^a-z]*u?id[^a-z]*", re.IGNORECASE).fullmatch
 _MIN_KEY_BYTES: Final = 16
 _MOST_KNOWN: Final = 1_000_000
 
@@ -76,14 +77,16 @@ class Pseudonyms:
         )
 
     def raw(self, message: bytes) -> bytes:
-        """A message with its user_id replaced; nothing of one in which it cannot be found for certain."""
+        """A message with its user_id replaced; nothing of one in which it cannot be found for certain.
+
+        Any field that is the id itself is replaced, and none is kept whose name is another spelling of user_id.
+        """
         try:
             event = orjson.loads(message)
-        except (orjson.JSONDecodeError, RecursionError):
+            if not isinstance(event, dict) or not isinstance(user := event.get("user_id"), str):
+                return b""
+            hidden = self.of(user)
+            kept = {name: value for name, value in event.items() if name == "user_id" or not _SPELT(name)}
+            return orjson.dumps({name: hidden if value == user else value for name, value in kept.items()})
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):  # it reads deeper than it writes
             return b""
-        if not isinstance(event, dict):
-            return b""
-        user = event.get("user_id")
-        if user is not None:
-            event["user_id"] = self.of(user) if isinstance(user, str) else None
-        return orjson.dumps(event)

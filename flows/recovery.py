@@ -52,10 +52,13 @@ class RecoveryDir:
         """Hold the directory for this process.
 
         Raises:
-            Stop: another engine holds it.
+            Stop: another engine holds it, or it is somebody else's.
         """
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.path.chmod(0o700)
+        try:
+            self.path.chmod(0o700)
+        except PermissionError:  # who owns it can plant what Bytewax unpickles
+            raise Stop(f"the recovery directory {self.path} is somebody else's: it must be ours alone") from None
         with (self.path / "lock").open("a+") as file:
             _flock(file, self.path)
             yield

@@ -29,7 +29,7 @@ from pydantic import (
 
 from flows.durations import format_duration, parse_duration, parse_instant
 from flows.errors import BadSetting
-from flows.masking import MASK, remember
+from flows.masking import MASK, is_secret, remember, without_login
 from schemas.events import DIMENSIONS, Limits
 
 FAMILIES: Final = ("activity", "heat", "funnel", "sessions", "anomalies")
@@ -41,7 +41,6 @@ ENGINE_OWNED: Final = {
     "enable.auto.offset.store": "the engine commits offsets itself, after its state",
     "enable.partition.eof": "the engine needs it as it sets it",
 }
-_SECRET_PROPERTY: Final = re.compile(r"password|secret|key\.pem|jaas|token", re.IGNORECASE)
 
 
 def _listed(value: object) -> object:
@@ -352,7 +351,7 @@ class Settings(BaseModel):
             if name.endswith("_file"):
                 properties[name.removesuffix("_file")] = _secret(f"kafka.{name}", Path(text))
             else:
-                properties[name] = remember(text) if _SECRET_PROPERTY.search(name) else text
+                properties[name] = remember(text) if is_secret(name) else text
         return properties
 
     def password(self) -> str:
@@ -388,9 +387,10 @@ def shown_value(field: str, value: object) -> object:
         return None if value is None else MASK
     if field == "kafka" and isinstance(value, Mapping):
         return {
-            name: MASK if _SECRET_PROPERTY.search(str(name)) and not str(name).endswith("_file") else text
-            for name, text in value.items()
+            name: MASK if is_secret(str(name)) or not isinstance(text, str) else text for name, text in value.items()
         }
+    if field in {"store", "brokers"} and isinstance(value, str):
+        return without_login(value)
     if field.endswith("_ms") and isinstance(value, int) and not isinstance(value, bool):
         return format_duration(value)
     if isinstance(value, tuple | list):

@@ -7,7 +7,7 @@ Bytewax's epochs.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -35,6 +35,7 @@ class PartitionState(msgspec.Struct, frozen=True, array_like=True):
     format: int
     next_offset: int
     max_event_time: int
+    topic_id: str = ""  # Kafka's own, by which a topic that was made anew is known; "": it told none
 
 
 class Feed(Protocol):
@@ -68,6 +69,7 @@ class SourceRun:
     drain: threading.Event = field(default_factory=threading.Event)  # stop cleanly, nothing to replay
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     guard: RejectGuard = field(default_factory=RejectGuard)
+    topic_ids: Mapping[str, str] = field(default_factory=dict)  # by topic
     _left: int = 0
     _taking: bool = False
     _rested: int = 0
@@ -156,7 +158,8 @@ class _Partition(StatefulSourcePartition[SourceItem, bytes]):
         self._committed = offset
         self._run.metrics.epoch(self._name)
         fail_points.reach(fail_points.IN_COMMIT)
-        return msgspec.msgpack.encode(PartitionState(_FORMAT, offset, max_event_time))
+        topic_id = self._run.topic_ids.get(self._name.rsplit("/", 1)[0], "")
+        return msgspec.msgpack.encode(PartitionState(_FORMAT, offset, max_event_time, topic_id))
 
 
 class IntakeSource(FixedPartitionedSource[SourceItem, bytes]):

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import structlog
 
 from flows.metrics import EngineMetrics
 from flows.telemetry import Reporter, Screen, Standing
+
+log = structlog.get_logger()
 
 _EVERY_SECONDS: Final = 0.5
 _UNKNOWN: Final = -1
@@ -77,7 +80,10 @@ def every(seconds: float, call: Callable[[], None]) -> Iterator[None]:
 
     def run() -> None:
         while not stop.wait(seconds):
-            call()
+            try:
+                call()
+            except Exception:  # it must go on: an audit that has ended finds nothing
+                log.exception("what is done every so often failed")
 
     thread = threading.Thread(target=run, name="every", daemon=True)
     thread.start()

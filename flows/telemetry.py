@@ -92,7 +92,15 @@ def configure_logging(*, debug: bool | None = None, screen: Screen | None = None
         logger_factory=structlog.PrintLoggerFactory(screen),  # type: ignore[arg-type]  # it only writes and flushes
         cache_logger_on_first_use=False,  # modules make theirs before this runs
     )
+    threading.excepthook = _say_uncaught
     return screen
+
+
+def _say_uncaught(failed: threading.ExceptHookArgs) -> None:
+    """A thread that ends with an error: Python's own words would not be masked."""
+    if failed.exc_value is not None:
+        name = failed.thread.name if failed.thread is not None else ""
+        structlog.get_logger().error("a thread ended with an error", thread=name, exc_info=failed.exc_value)
 
 
 def _to_json(event: object, **_: Any) -> str:  # noqa: ANN401 - structlog's renderer passes json.dumps' options

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,11 +26,11 @@ from bytewax.testing import cluster_main, run_main
 from flows import precompile
 from flows.anomaly_history import read_history
 from flows.dataflow import build
-from flows.errors import DependencyDown, LivePulseError, Stop
+from flows.errors import CHECK_FAILED, DependencyDown, LivePulseError, Stop
 from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
-from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, warm_consumer
+from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, topic_ids, warm_consumer
 from flows.label_feed import labels_read
 from flows.masking import remember
 from flows.metrics import EngineMetrics
@@ -81,6 +82,7 @@ class StoreAddress:
     def connect(self, on_retry: Callable[[], None] | None = None, patience: Patience | None = None) -> Store:
         """A connection of one's own; `on_retry` is told of calls that had to be repeated."""
         password = remember(self.password)  # in each process that has it
+        remember(b64encode(f"{self.user}:{password}".encode()).decode() if password else "")  # as its header says it
         store = Store.connect(self.url, user=self.user, password=password, database=self.database, patience=patience)
         store.on_retry = on_retry or store.on_retry
         return store
@@ -162,7 +164,8 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     )  # fmt: skip
     metrics = _metrics_of(reading, intake)
     metrics.health.reads = bool(plan.own_lanes)
-    feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store))
+    ids = topic_ids(settings, plan.own_lanes)
+    feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store), ids)
     run = SourceRun(
         intake,
         feed,
@@ -173,6 +176,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         drain=drain,
         metrics=metrics,
         guard=RejectGuard(settings.reject_ratio, settings.reject_window),
+        topic_ids=ids,
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
     sink = RowsSink(
@@ -297,3 +301,6 @@ def process_main(plan: WorkerPlan) -> None:
     except LivePulseError as error:
         log.error("worker stopped", worker=plan.index, error=str(error))
         sys.exit(error.exit_code)
+    except Exception:
+        log.exception("worker stopped by a bug", worker=plan.index)  # multiprocessing would print it unmasked
+        sys.exit(CHECK_FAILED)

@@ -11,14 +11,13 @@ import zlib
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.parser import BytesParser
-from email.policy import HTTP
 from importlib import import_module
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from sinks.block_frames import unframed
 from sinks.chdb_session import ClickHouseError
+from sinks.http_body import form_fields
 
 TRANSPORT_PARAMETERS: Final = frozenset(
     {"query", "database", "default_format", "user", "password", "query_id", "session_id", "session_timeout",
@@ -90,14 +89,14 @@ def request_of(target: str, headers: Mapping[str, str], body: bytes, body_max: i
     """A request from its target (`/?a=b`), its headers (lower-case names) and its raw body.
 
     Errors: `ClickHouseError` for a credential or a compression that cannot be read, `FrameError` for blocks that are
-    none; either when more than `body_max` bytes come out.
+    none; either when more than `body_max` bytes come out; `ValueError` for a form that is none.
     """
     parameters = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
     body = _decompressed(body, headers.get("content-encoding", ""), body_max)
     if _is_on(parameters, "decompress"):
         body = unframed(body, body_max)
     if headers.get("content-type", "").startswith("multipart/form-data"):
-        parameters, body = {**parameters, **_form_fields(headers["content-type"], body)}, b""
+        parameters, body = {**parameters, **form_fields(headers["content-type"], body)}, b""
     user, password = _credentials(parameters, headers)
     settings = {k: v for k, v in parameters.items() if k not in TRANSPORT_PARAMETERS and not k.startswith("param_")}
     params = {k.removeprefix("param_"): v for k, v in parameters.items() if k.startswith("param_")}
@@ -166,22 +165,6 @@ def _unpacked(body: bytes, encoding: str, body_max: int) -> bytes:
             raise EOFError("it is cut short")
         body = stream.unused_data or b""
     return b"".join(found)
-
-
-def _form_fields(content_type: str, body: bytes) -> dict[str, str]:
-    """Fields of a multipart form: how clients send a query or parameters that are too long for a URL."""
-    head = f"Content-Type: {content_type}\r\nMIME-Version: 1.0\r\n\r\n".encode()
-    message = BytesParser(policy=HTTP).parsebytes(head + body)
-    fields: dict[str, str] = {}
-    for part in message.walk():
-        name = part.get_param("name", header="content-disposition")
-        if not isinstance(name, str):
-            continue
-        if part.get_filename() is not None:
-            raise ClickHouseError.because("External data is not spoken here", 48, "NOT_IMPLEMENTED")
-        payload = part.get_payload(decode=True)
-        fields[name] = payload.decode() if isinstance(payload, bytes) else ""
-    return fields
 
 
 def _credentials(parameters: Mapping[str, str], headers: Mapping[str, str]) -> tuple[str, str]:

@@ -165,6 +165,10 @@ def _silence(directory: Path) -> str:
 def _spawn(directory: Path, *, die_with_parent: bool) -> subprocess.Popen[bytes]:
     """Start the gateway, with its words going to `store.log`."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        directory.chmod(0o700)  # it may have been there: what chDB makes in it is open to everybody
+    except PermissionError:
+        raise EmbeddedError(f"the store's directory {directory} is somebody else's: it must be ours alone") from None
     command = [sys.executable, "-m", "sinks.gateway", "--dir", str(directory)]
     if die_with_parent:
         command += ["--die-with", str(os.getpid())]

@@ -26,6 +26,7 @@ from sinks import block_frames, native_frames, sql_guard
 from sinks.block_frames import FrameError
 from sinks.chdb_session import STREAMABLE, ClickHouseError, Database, Handle, Result, quote_name
 from sinks.clickhouse_http import Request, insert_of, request_of, status_of, wants_blocks, wants_framing, wants_gzip
+from sinks.http_body import HOSTS, SAFE_HEADERS, check_site, named, read_body
 
 STORE_HEADER: Final = "X-LivePulse-Store"
 MAX_BODY_BYTES: Final = 1 << 30
@@ -120,7 +121,7 @@ class Exchange(BaseHTTPRequestHandler):
         self._gzip = self._blocks = False
         try:
             body = self._body()
-            self._check_host()
+            check_site(named(self.headers), HOSTS | {str(self.server.server_address[0])})
             path = self.path.partition("?")[0]
             if path not in ("/", ""):
                 self._plain(
@@ -128,9 +129,7 @@ class Exchange(BaseHTTPRequestHandler):
                     b"Ok.\n" if path == "/ping" else b"There is no handle " + path.encode() + b"\n",
                 )
                 return
-            request = request_of(
-                self.path, {name.lower(): value for name, value in self.headers.items()}, body, self._body_max()
-            )
+            request = request_of(self.path, named(self.headers), body, self._body_max())
             self._authenticate(request)
             self._blocks = wants_blocks(request)
             if not request.text.strip():
@@ -148,12 +147,6 @@ class Exchange(BaseHTTPRequestHandler):
         except ValueError as error:  # a length, a chunk or a header that is none
             self.close_connection = True
             self._fail(ClickHouseError.because(f"malformed request: {error}", 36, "BAD_ARGUMENTS"))
-
-    def _check_host(self) -> None:
-        """A page in a browser must not reach the store under a name of its own (DNS rebinding)."""
-        host = self.headers.get("Host", "127.0.0.1").rsplit(":", 1)[0]
-        if host not in ("127.0.0.1", "localhost", "[::1]", self.server.server_address[0]):
-            raise ClickHouseError.because(f"host {host!r} is not this store", 497, "ACCESS_DENIED")
 
     def _authenticate(self, request: Request) -> None:
         token = self.server.token
@@ -220,6 +213,8 @@ class Exchange(BaseHTTPRequestHandler):
             self._send(Result(first), fmt)
             return
         self._head(200, fmt, None)
+        if self.command == "HEAD":
+            return
         packer = zlib.compressobj(_GZIP_LEVEL, wbits=31) if self._gzip else None
         pack = packer.compress if packer else bytes
         try:
@@ -254,18 +249,22 @@ class Exchange(BaseHTTPRequestHandler):
         body = self._framed(result.body)
         body = gzip.compress(body, _GZIP_LEVEL) if self._gzip else body
         self._head(200, fmt, len(body), {"X-ClickHouse-Summary": json.dumps(summary, separators=(",", ":"))})
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self._write(body)
 
     def _fail(self, error: ClickHouseError) -> None:
         self._gzip = False
         body = self._framed(f"{error.message} (version {self.server.store.version})\n".encode(errors="replace"))
         self._head(status_of(error.code), None, len(body), {"X-ClickHouse-Exception-Code": str(error.code or 1002)})
-        self.wfile.write(body)
+        self._write(body)
 
     def _plain(self, status: int, body: bytes) -> None:
         self._head(status, None, len(body))
-        self.wfile.write(body)
+        self._write(body)
+
+    def _write(self, body: bytes) -> None:
+        """A body, which HEAD has none of: the next answer would begin within it."""
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _head(self, status: int, fmt: str | None, length: int | None, extra: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -278,7 +277,7 @@ class Exchange(BaseHTTPRequestHandler):
             self.send_header("X-ClickHouse-Format", fmt)
         if self._gzip:
             self.send_header("Content-Encoding", "gzip")
-        for name, value in (extra or {}).items():
+        for name, value in {**SAFE_HEADERS, **(extra or {})}.items():
             self.send_header(name, value)
         if length is None:
             self.send_header("Transfer-Encoding", "chunked")
@@ -287,32 +286,14 @@ class Exchange(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _body(self) -> bytes:
-        """The raw body. One that is over the limit ends the connection, unread."""
-        limit = self._body_max()
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            return b"".join(self._chunks(limit))
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > limit or length < 0:
-            raise self._too_large(limit)
-        return self.rfile.read(length)
+        """The raw body. One that cannot be read ends the connection: nobody knows where the next request begins."""
+        kept, self.close_connection = self.close_connection, True
+        body = read_body(self.rfile, named(self.headers), self._body_max())
+        self.close_connection = kept
+        return body
 
     def _body_max(self) -> int:
         return MAX_BODY_BYTES if self.server.token is not None else MAX_READ_BODY_BYTES
-
-    def _chunks(self, limit: int) -> Iterator[bytes]:
-        total = 0
-        while size := int(self.rfile.readline(64).partition(b";")[0].strip() or b"0", 16):
-            total += size
-            if total > limit:
-                raise self._too_large(limit)
-            yield self.rfile.read(size)
-            self.rfile.readline(8)
-        while self.rfile.readline(1024).strip():
-            continue  # trailers
-
-    def _too_large(self, limit: int) -> ClickHouseError:
-        self.close_connection = True
-        return ClickHouseError.because(f"a body may have {limit} bytes", 307, "TOO_MANY_BYTES")
 
 
 def _shaped(blocks: Iterator[bytes], fmt: str, request: Request) -> Iterator[bytes]:

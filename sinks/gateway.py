@@ -74,6 +74,7 @@ def publish(directory: Path, backend: Backend, engine: Endpoint, readers: Endpoi
 def serve(directory: Path, *, port: int = 0, read_port: int = 0, database: str = "livepulse", parent: int = 0) -> int:
     """Serve DIR until SIGTERM or SIGINT, or until process `parent` (0: none) is gone. Returns the exit code."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.chmod(0o700)  # it may have been there: what chDB makes in it is open to everybody
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

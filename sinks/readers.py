@@ -20,12 +20,22 @@ from urllib.parse import urlsplit
 from sinks.chdb_session import ClickHouseError
 from sinks.clickhouse_http import request_of, status_of
 from sinks.embedded import Embedded
+from sinks.http_body import HOSTS, SAFE_HEADERS, check_site, named, read_body
 
 HOST: Final = "127.0.0.1"
 MAX_BODY_BYTES: Final = 1 << 20
 _TIMEOUT_SECONDS: Final = 60.0
 _SKIPPED: Final = frozenset(
-    {"connection", "transfer-encoding", "content-length", "host", "authorization", "keep-alive"}
+    {
+        "connection",
+        "transfer-encoding",
+        "content-length",
+        "host",
+        "authorization",
+        "keep-alive",
+        "origin",
+        "sec-fetch-site",
+    }
 )
 _LOGIN: Final = ("x-clickhouse-user", "x-clickhouse-key")
 
@@ -74,8 +84,8 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         try:
-            self._check_host()
             body = self._body()
+            check_site(named(self.headers), HOSTS)
             self._authenticate(body)
             self._forward(body)
         except ClickHouseError as error:
@@ -87,18 +97,11 @@ class _Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
             self._fail(502, ClickHouseError.because(f"the store does not answer: {error}", 210, "NETWORK_ERROR"))
 
-    def _check_host(self) -> None:
-        """A page in a browser must not reach the store under a name of its own (DNS rebinding)."""
-        host = self.headers.get("Host", HOST).rsplit(":", 1)[0]
-        if host not in (HOST, "localhost", "[::1]"):
-            raise ClickHouseError.because(f"host {host!r} is not this store", 497, "ACCESS_DENIED")
-
     def _authenticate(self, body: bytes) -> None:
         reader = self.server.reader
         if reader is None or self.path.partition("?")[0] == "/ping":
             return
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        request = request_of(self.path, {**headers, "content-encoding": ""}, body, MAX_BODY_BYTES)
+        request = request_of(self.path, {**named(self.headers), "content-encoding": ""}, body, MAX_BODY_BYTES)
         given = f"{request.user}\0{request.password}".encode()
         if not hmac.compare_digest(given, "\0".join(reader).encode()):
             user = request.user or "default"
@@ -129,30 +132,18 @@ class _Exchange(BaseHTTPRequestHandler):
             connection.close()
 
     def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            return b"".join(self._chunks())
-        length = int(self.headers.get("Content-Length") or 0)
-        if not 0 <= length <= MAX_BODY_BYTES:
-            self.close_connection = True
-            raise ClickHouseError.because(f"a body may have {MAX_BODY_BYTES} bytes", 307, "TOO_MANY_BYTES")
-        return self.rfile.read(length)
-
-    def _chunks(self) -> Iterator[bytes]:
-        total = 0
-        while size := int(self.rfile.readline(64).partition(b";")[0].strip() or b"0", 16):
-            total += size
-            if not 0 <= total <= MAX_BODY_BYTES:
-                self.close_connection = True
-                raise ClickHouseError.because(f"a body may have {MAX_BODY_BYTES} bytes", 307, "TOO_MANY_BYTES")
-            yield self.rfile.read(size)
-            self.rfile.readline(8)
-        while self.rfile.readline(1024).strip():
-            continue  # trailers
+        """The raw body. One that cannot be read ends the connection: nobody knows where the next request begins."""
+        kept, self.close_connection = self.close_connection, True
+        body = read_body(self.rfile, named(self.headers), MAX_BODY_BYTES)
+        self.close_connection = kept
+        return body
 
     def _fail(self, status: int, error: ClickHouseError) -> None:
         body = f"{error.message}\n".encode(errors="replace")
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=UTF-8")
+        for name, value in SAFE_HEADERS.items():
+            self.send_header(name, value)
         self.send_header("X-ClickHouse-Exception-Code", str(error.code))
         if status == 403 and error.code == 516:
             self.send_header("WWW-Authenticate", 'Basic realm="LivePulse"')

@@ -90,7 +90,7 @@ class Caps:
         for name, value in wanted.items():
             if name in caps:
                 chosen[name] = _lower(value, caps[name])
-            elif name in _CHOSEN_BY_READERS or name.startswith("output_format_"):
+            elif name in _CHOSEN_BY_READERS or (name.startswith("output_format_") and name not in _LEAVE_THE_ANSWER):
                 chosen[name] = value
             elif name not in _OVERRULED:
                 raise _refused(f"setting {name!r} cannot be changed on the read-only endpoint", 164, "READONLY")
@@ -112,6 +112,10 @@ _CHOSEN_BY_READERS: Final = frozenset(
     {"date_time_output_format", "session_timezone", "join_use_nulls", "max_block_size", "extremes", "use_query_cache",
      "wait_end_of_query", "cancel_http_readonly_queries_on_client_close", "date_time_input_format", "final"}
 )  # fmt: skip
+_LEAVE_THE_ANSWER: Final = frozenset(
+    {"output_format_schema", "output_format_avro_confluent_subject", "output_format_image_terminal_mode"}
+)
+"""Settings of formats that write somewhere else: `output_format_schema` names a file, which Protobuf overwrites."""
 _OVERRULED: Final = frozenset({*_FIXED, "async_insert", "wait_for_async_insert"})
 """Settings that clients send by habit: taken in silence, without effect."""
 

@@ -1,4 +1,4 @@
-"""A proxy before the store that can refuse, stall, or lose the reply to an insert."""
+"""A proxy before the store that can be gone, refuse, stall, or lose the reply to an insert."""
 
 from __future__ import annotations
 
@@ -12,17 +12,36 @@ UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnect
 
 
 class Proxy:
-    """Listens on loopback. `mode`: pass, refuse (503), stall (nothing answers), lose (replies to inserts vanish)."""
+    """Listens on loopback. `mode`: pass, down (connections are refused), refuse (503), stall (nothing answers), lose.
+
+    To lose is that replies to inserts vanish, which the store has executed.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = (urlsplit(target).hostname or "", urlsplit(target).port or 0)
         self._listening = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self.mode = "pass"
+        self._port = self._listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._mode = "pass"
         self.lost = self.refused = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        before, self._mode = self._mode, mode
+        if mode == "down":
+            self.close()
+        elif before == "down":
+            self._listening = socket.create_server(("127.0.0.1", self._port))
+            threading.Thread(target=self._accept, daemon=True).start()
+
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
         self._listening.close()
 
     def _accept(self) -> None:
@@ -54,6 +73,9 @@ class Proxy:
             if self.mode == "refuse":
                 self.refused += 1
                 client.sendall(UNAVAILABLE)
+                return
+            if self.mode == "down":
+                self.refused += 1
                 return
             while self.mode == "stall":
                 threading.Event().wait(0.05)

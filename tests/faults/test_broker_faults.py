@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from flows.broker import Broker, RealBroker
 from tests.faults.conftest import SEED, Begin, long
 from tests.faults.test_store_faults import CORE
 from tests.integration.agreement import agree
+from tests.integration.compare import differences
 from tests.integration.engine_process import EngineProcess
 from tests.integration.traffic import Traffic, hours_ago, produce, total
 from tests.oracles.log import judge
@@ -52,23 +54,42 @@ def test_frozen_then_restarted(kafka: Broker, begin: Begin, topic_prefix: str, e
     agree(process, traffic)
 
 
+@pytest.mark.parametrize("longer", [False, True])
 def test_a_topic_made_anew_is_refused(
-    kafka: Broker, topics: Topics, begin: Begin, topic_prefix: str, engine: Engine
+    kafka: Broker, topics: Topics, begin: Begin, topic_prefix: str, engine: Engine, *, longer: bool
 ) -> None:
     process = engine("--idle-timeout", "2s")
-    begin(process, 2_000)
+    traffic = begin(process, 2_000)
     assert process.stop() == 0
     admin = AdminClient({"bootstrap.servers": kafka.address})
     for done in admin.delete_topics([topic_prefix + "view"]).values():
         done.result()
     time.sleep(2)
     topics(kafka, names=("view",))
+    if longer:  # every offset that the engine wants is there, in another log: those below it would never be read
+        produce(kafka.address, topic_prefix, traffic, 6_000)
     process.start()
     assert process.wait(60) == 1
-    assert "was the topic deleted and made anew?" in process.said()
+    assert "the topic was deleted and made anew" in process.said()
     process.flags = ("--idle-timeout", "2s", "--accept-loss")
     process.start()
-    process.until(lambda: bool(process.rows("SELECT 1 FROM livepulse.accepted_losses")))
+    process.until(lambda: len(process.rows("SELECT 1 FROM livepulse.accepted_losses")) == 4)
+    if not longer:
+        produce(kafka.address, topic_prefix, traffic, 1_000)
+    process.until(lambda: process.consumed() == total(traffic))
+    assert process.stop() == 0
+    process.flags = ("--idle-timeout", "2s")  # what was accepted is past: the next start needs no flag
+    process.start()
+    wrong: dict[str, list[object]] = {}
+
+    def right() -> bool:
+        # The new log's offsets begin at 0 again, so rows that are named by their offset cannot be told apart.
+        wrong.clear()
+        wrong.update(differences(process.rows, judge(traffic.log)))
+        wrong.pop("late_events", None)
+        return not wrong
+
+    process.until(right, 30)
     assert process.stop() == 0
 
 
@@ -140,6 +161,39 @@ def test_clocks_an_hour_off(kafka: Broker, topics: Topics, topic_prefix: str, en
     process.until(lambda: process.consumed() == 2_000)
     (found,) = process.rows("SELECT sum(accepted) AS a, sum(rejected) AS r FROM livepulse.ingest_ledger")
     assert (found["a"], found["r"]) == ((0, 2_000) if hours > 0 else (2_000, 0))
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_the_clock_of_this_host_is_an_hour_off(
+    kafka: Broker, topics: Topics, topic_prefix: str, engine: Engine, hours: int
+) -> None:
+    """All is idle for a while, so that the watermark follows the wrong clock; then traffic goes on in the right time.
+
+    An hour fast is as much as `reopen`: with more of it what idleness closed opens again, and all rows are exact.
+    """
+    process = engine("--idle-timeout", "2s", "--reopen", "2h")
+    process.program = [sys.executable, "-m", "tests.faults.clock_engine"]
+    process.environment = {"LIVEPULSE_TEST_CLOCK_S": str(hours * 3_600)}
+    topics(kafka, names=CORE)
+    traffic = Traffic(seed=SEED, start_ms=hours_ago(0.2))
+    produce(kafka.address, topic_prefix, traffic, 2_000, step_ms=100)
+    process.start()
+    process.until(lambda: process.consumed() == 2_000)
+    time.sleep(6)
+    produce(kafka.address, topic_prefix, traffic, 1_000, step_ms=100)
+    process.until(lambda: process.consumed() == 3_000)
+    age = json.loads(process.asked("/readyz")[1])["watermark_age_s"]
+    if hours > 0:  # a slow clock closes nothing that traffic does not close
+        agree(process, traffic)
+    final = process.rows("SELECT count() AS n FROM livepulse.active_users WHERE is_final = 1")[0]["n"]
+    print(f"\nclock {hours:+} h: watermark {age} s behind it, {final} final rows; 3,000 messages as the log has them")
+    assert process.stop() == 0
+    process.program, process.environment = [sys.executable, "-m", "flows.cli"], {}  # the clock is right again
+    process.start()
+    produce(kafka.address, topic_prefix, traffic, 500, step_ms=100)
+    process.until(lambda: process.consumed() == 3_500)
+    agree(process, traffic)
     assert process.stop() == 0
 
 

@@ -13,6 +13,7 @@ from sinks.embedded import Embedded
 from tests.faults.conftest import ROUNDS, SEED
 from tests.faults.rounds import POINTS, die_and_recover
 from tests.integration.engine_process import EngineProcess
+from tests.integration.test_dead_letters import letters_in
 from tests.integration.traffic import Traffic, hours_ago
 
 pytestmark = [pytest.mark.faults, pytest.mark.integration, pytest.mark.timeout(1_500)]
@@ -29,11 +30,19 @@ def test_deaths_leave_no_trace(
 ) -> None:  # fmt: skip
     topics(kafka, names=CORE)
     traffic = Traffic(seed=SEED, start_ms=hours_ago(0.5 + ROUNDS * 0.055))
-    outcome = die_and_recover(engine(*FLAGS), up, kafka.address, topic_prefix, traffic, rounds=ROUNDS, seed=SEED)
+    process = engine(*FLAGS)
+    outcome = die_and_recover(process, up, kafka.address, topic_prefix, traffic, rounds=ROUNDS, seed=SEED)
     with capsys.disabled():
         print(f"\nSEED={SEED} {outcome}")
     assert outcome.ok, (SEED, outcome.wrong, outcome.violations)
     assert outcome.polls > 0
+    bad = {(*lane, m.offset) for lane, messages in traffic.log.items() for m in messages if m.event is None}
+    found = letters_in(kafka, topic_prefix + "livepulse.dead_letters")
+    told = {(headers["topic"], int(headers["partition"]), int(headers["offset"])) for headers, _ in found}
+    with capsys.disabled():
+        print(f"dead letters: {len(bad)} in the log, {len(found)} in the topic (copies are allowed, gaps are not)")
+    assert bad == told != set()
+    assert len(process.rows("SELECT 1 FROM livepulse.dead_letters")) == len(bad)
     if outcome.rounds >= 48:
         assert all(outcome.moments[point] >= 10 for point in POINTS)
 
@@ -49,4 +58,6 @@ def test_a_sink_that_commits_before_it_stores_is_noticed(
     outcome = die_and_recover(
         process, up, kafka.address, topic_prefix, traffic, rounds=2, seed=SEED, points=(fail_points.INSERT_COMMIT,)
     )
-    assert not outcome.ok
+    print(outcome, outcome.wrong.keys())
+    assert outcome.moments[fail_points.INSERT_COMMIT] == 2  # it ran, and died where it should
+    assert outcome.lost > 0  # that is what the wrong order does, and nothing else may stand for it

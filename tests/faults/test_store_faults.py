@@ -40,7 +40,7 @@ def served(engine: Callable[..., EngineProcess], proxy: Proxy, up: Embedded, tmp
     return engine(*flags, "--recovery-dir", str(tmp_path / "recovery"), "--idle-timeout", "2s")
 
 
-@pytest.mark.parametrize("mode", ["lose", pytest.param("refuse", marks=long), pytest.param("stall", marks=long)])
+@pytest.mark.parametrize("mode", ["lose", *(pytest.param(mode, marks=long) for mode in ("down", "refuse", "stall"))])
 def test_a_store_that_fails_for_a_while(
     kafka: Broker, begin: Begin, topic_prefix: str, served: EngineProcess, proxy: Proxy, mode: str
 ) -> None:
@@ -63,8 +63,9 @@ def test_a_store_that_fails_for_a_while(
 
 
 @long
+@pytest.mark.parametrize("mode", ["refuse", "stall"])
 def test_an_outage_of_ten_minutes(
-    kafka: Broker, topics: Callable[..., object], topic_prefix: str, served: EngineProcess, proxy: Proxy
+    kafka: Broker, topics: Callable[..., object], topic_prefix: str, served: EngineProcess, proxy: Proxy, mode: str
 ) -> None:
     """The backlog of ten minutes; the outage itself lasts 30 s, or with SOAK=1 the ten minutes. A bounded memory."""
     topics(kafka, names=CORE)
@@ -74,14 +75,14 @@ def test_an_outage_of_ten_minutes(
     served.start()
     served.until(lambda: served.consumed() >= 5_000)
     before = resident_mb(served.pid, "VmRSS")
-    proxy.mode = "refuse"
+    proxy.mode = mode
     began = time.monotonic()
     for minute in range(10):
         produce(kafka.address, topic_prefix, traffic, 15_000, step_ms=4)
         time.sleep(max(0.0, began + (minute + 1) * OUTAGE_SECONDS / 10 - time.monotonic()))
         assert served.running, served.said()[-3000:]
         assert served.asked("/livez")[0] == 200
-    assert served.asked("/readyz")[0] == 503
+    assert served.asked("/readyz")[0] == 503, mode
     during = resident_mb(served.pid, "VmHWM")
     down, proxy.mode, began = time.monotonic() - began, "pass", time.monotonic()
     served.until(lambda: served.consumed() == total(traffic))
@@ -93,7 +94,7 @@ def test_an_outage_of_ten_minutes(
     late = served.rows("SELECT count() AS n FROM livepulse.late_events")[0]["n"]
     should = sum(tally["late"] for tally in judge(traffic.log).counts.values())
     print(
-        f"\ndown for {down:.0f} s, 150,000 messages: caught up {took:.1f} s later; resident before {before:.0f} MB, "
+        f"\n{mode} for {down:.0f} s, 150,000 messages: caught up {took:.1f} s later; resident before {before:.0f} MB, "
         f"peak while down {during:.0f} MB, at catch-up {peak:.0f} MB; late events {late}, of the log {should}"
     )
     assert late == should
@@ -148,7 +149,7 @@ def test_disk_full_under_the_recovery_directory(
 
 
 @long
-@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "bytewax"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "bytewax", "sqlite cut", "sqlite empty"])
 def test_a_damaged_recovery_directory_is_refused(
     begin: Begin, engine: Callable[..., EngineProcess],
     store_dir: Path, damage: str,
@@ -168,9 +169,14 @@ def test_a_damaged_recovery_directory_is_refused(
             state.write_bytes(blob[:middle] + bytes([blob[middle] ^ 1]) + blob[middle + 1 :])
         case "missing":
             state.unlink()
-        case _:
+        case "bytewax":
             for path in (recovery / "bytewax").iterdir():
                 path.unlink()
+        case _:
+            (path,) = (recovery / "bytewax").glob("*.sqlite3")
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if damage == "sqlite cut" else b"")
+            for beside in (recovery / "bytewax").glob("*-wal"):
+                beside.unlink()
     process.start()
     assert process.wait(60) == 1
     assert re.search(r"damaged|missing|lost its bytewax", process.said()), process.said()[-2000:]
