@@ -42,7 +42,7 @@ from schemas.events import ALL
 from schemas.windows import HOUR_MS
 
 GAP_MS: Final = 6 * HOUR_MS
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _FOREVER: Final = 1 << 61
 _EXPLAINED: Final = 10
 """Windows up to the one that told it which explain a shift."""
