@@ -32,7 +32,7 @@ _RELATIVE, _RELATIVE_UNKNOWN, _RELATIVE_SHIFT = 0.15, 0.5, 0.08
 _LEAST_COUNT: Final = 10.0
 _ZERO_EXPECTED: Final = 25.0
 _CUSUM_SLACK, _CUSUM_LIMIT, _CUSUM_CLIP = 0.75, 12.0, 4.0
-_MEAN_WINDOWS, _MEAN_LIMIT, _MEAN_LIMIT_STEADY, _MEAN_LEAST = 8.0, 5.5, 4.2, 0.258
+_MEAN_WINDOWS, _MEAN_LIMIT, _MEAN_LIMIT_STEADY, _MEAN_LEAST = 8.0, 5.5, 4.1, 0.258
 """Of the fading mean of z: its time constant, its limit in its own spread (where the series is steady: less), and the
 spread that white noise gives it. It watches the whole alone, which is one series of many: of their parts, which are
 less regular, the CUSUM tells."""
