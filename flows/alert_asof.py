@@ -26,7 +26,8 @@ _STEP_S: Final = 60
 _BATCH: Final = 40
 _EVALUATIONS_MAX: Final = 3_000
 _NO_DATA: Final = {"OK": "ok", "Alerting": "alert", "NoData": "ok", "KeepLast": "keep"}
-"""What no row at all means. "NoData" is an alert of its own in Grafana, about the rule and not about its figure."""
+"""What no row at all means. "NoData" is an alert of its own in Grafana, about the rule and not about its figure; so is
+"Error", which the history of a store cannot tell: a query of it that fails now says nothing of then."""
 _VIEWS: Final = {
     "anomalies": "(SELECT * REPLACE (if(state = 'resolved' AND resolved_at > {at}, 'open', state) AS state) "
     "FROM anomalies WHERE detected_at <= {at})",

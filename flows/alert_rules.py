@@ -18,13 +18,17 @@ from flows.errors import Usage
 from schemas.tables import identifier
 from schemas.views import VIEWS, View
 
-NORMAL, PENDING, FIRING, NO_DATA = "normal", "pending", "firing", "no data"
+NORMAL, PENDING, FIRING, NO_DATA, ERROR = "normal", "pending", "firing", "no data", "error"
 _NO_DATA: Final = ("ok", "alert", "keep")
+_FAILED_WORD: Final = "error"
 
 
 @dataclass(frozen=True, slots=True)
 class RuleTest:
-    """An example inside a rules file: figures window by window (`nan`: no row), and the windows at which it fires."""
+    """An example inside a rules file: figures window by window, and the windows at which it fires.
+
+    A window without a row is `nan` in the file, one whose query failed "error".
+    """
 
     values: tuple[float | None, ...]
     fires_at: tuple[int, ...]
@@ -32,6 +36,8 @@ class RuleTest:
 
 NOBODY: Final = math.inf
 """In place of a figure: there are rows, but none of this alert's; it is normal whatever the limits."""
+FAILED: Final = -math.inf
+"""In place of a figure: the query failed (the store did not answer)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class Evaluation:
     for_windows: int = 1
     keep_windows: int = 0
     no_data: str = "ok"
+    on_error: str = "keep"
 
     def breach(self, value: float) -> bool:
         """C: the figure is out of bounds."""
@@ -63,6 +70,7 @@ class Rule:
         for_windows: breaches running until it fires.
         keep_windows: windows after the last breach for which it goes on firing.
         no_data: a window without a row is `ok`, a breach (`alert`), or changes nothing (`keep`).
+        on_error: the same of a window whose query failed.
         summary: what a person is told.
         tests: examples that must hold.
     """
@@ -78,6 +86,7 @@ class Rule:
     for_windows: int = 1
     keep_windows: int = 0
     no_data: str = "ok"
+    on_error: str = "keep"
     tests: tuple[RuleTest, ...] = ()
 
     def __post_init__(self) -> None:
@@ -97,6 +106,8 @@ class Rule:
             raise ValueError("for_windows and window_seconds are at least 1, keep_windows is not negative")
         if self.no_data not in _NO_DATA:
             raise ValueError(f"no_data is one of {', '.join(_NO_DATA)}, not {self.no_data!r}")
+        if self.on_error not in _NO_DATA:
+            raise ValueError(f"on_error is one of {', '.join(_NO_DATA)}, not {self.on_error!r}")
 
     def _view(self) -> View:
         found = {view.name: view for view in VIEWS}
@@ -121,18 +132,19 @@ class Rule:
     @property
     def evaluation(self) -> Evaluation:
         """B and C."""
-        return Evaluation(self.below, self.above, self.for_windows, self.keep_windows, self.no_data)
+        return Evaluation(self.below, self.above, self.for_windows, self.keep_windows, self.no_data, self.on_error)
 
 
 def evaluate(rule: Evaluation, values: Sequence[float | None]) -> list[str]:
-    """The rule's state after each window; None: a window without a row."""
+    """The rule's state after each window; None: a window without a row, `FAILED`: without an answer."""
     states, breaches, since = [], 0, rule.keep_windows + 1
     state = NORMAL
     for value in values:
-        if value is None and rule.no_data == "keep":
+        without = {None: rule.no_data, FAILED: rule.on_error}.get(value)  # what it says of a window without a figure
+        if without == "keep":
             states.append(state)
             continue
-        bad = rule.no_data == "alert" if value is None else value is not NOBODY and rule.breach(value)
+        bad = without == "alert" if without else value is not None and value is not NOBODY and rule.breach(value)
         breaches = breaches + 1 if bad else 0
         since = 0 if bad else since + 1
         if breaches >= rule.for_windows or (state == FIRING and (bad or since <= rule.keep_windows)):
@@ -140,7 +152,7 @@ def evaluate(rule: Evaluation, values: Sequence[float | None]) -> list[str]:
         elif bad:
             state = PENDING
         else:
-            state = NO_DATA if value is None else NORMAL
+            state = NO_DATA if value is None else ERROR if value == FAILED else NORMAL
         states.append(state)
     return states
 
@@ -181,12 +193,19 @@ def _rule(path: Path, number: int, given: Mapping[str, Any]) -> Rule:
         raise Usage(f"{place}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     try:
         tests = tuple(
-            RuleTest(tuple(None if v != v else float(v) for v in t["values"]), tuple(t["fires_at"]))  # noqa: PLR0124  # nan
+            RuleTest(tuple(_example(value) for value in t["values"]), tuple(t["fires_at"]))
             for t in given.get("test", [])
         )
         return Rule(**{name: value for name, value in given.items() if name != "test"}, tests=tests)
     except (ValueError, TypeError, KeyError) as error:
         raise Usage(f"{place}: {error}") from error
+
+
+def _example(value: Any) -> float | None:  # noqa: ANN401  # whatever TOML holds
+    if value == _FAILED_WORD:
+        return FAILED
+    figure = float(value)
+    return None if math.isnan(figure) else figure
 
 
 def _literal(value: object) -> str:

@@ -19,8 +19,10 @@ import polars as pl
 
 from flows.anomaly_baseline import Found
 from flows.anomaly_book import OPEN, ROWS, Anomaly, Book, sentence, severity
+from flows.anomaly_book import Key as BookKey
 from flows.anomaly_early import EarlyAlarms
 from flows.anomaly_mix import MixWatch
+from flows.anomaly_once import is_of_the_whole, of_the_whole, part_of
 from flows.anomaly_route import Evidence, Health
 from flows.anomaly_series import RATE_UNITS, WHOLE, WatchedSeries, final_rows
 from flows.anomaly_spec import AnomalySpec, calendar
@@ -42,7 +44,7 @@ from schemas.events import ALL
 from schemas.windows import HOUR_MS
 
 GAP_MS: Final = 6 * HOUR_MS
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _FOREVER: Final = 1 << 61
 _EXPLAINED: Final = 10
 """Windows up to the one that told it which explain a shift."""
@@ -197,22 +199,61 @@ class AnomalyWatch:
             self.book.shift(key)
         elif event in (RESOLVED, ACCEPTED):
             self.book.close(key, end, accepted=event == ACCEPTED)
+            self._release(chunk, w, key)
         elif event == OPENED:
-            self.book.open(self._anomaly(chunk, w, row), evidence.at(int(chunk.starts[w]), end))
+            self._open(chunk, w, row, evidence.at(int(chunk.starts[w]), end))
 
-    def _anomaly(self, chunk: _Chunk, w: int, row: int) -> Anomaly:
+    def _open(self, chunk: _Chunk, w: int, row: int, health: Health) -> None:
+        """Tell what alarms; or of the whole what alarms of a part first, or of a part what it did to the whole."""
+        found = self._anomaly(chunk, w, row)
+        measure, key = row % len(self.spec.measures), (found.dim, found.value)
+        if self.book.confirms(found):
+            return
+        if key == WHOLE:
+            figures = self._figures(chunk, w, found.kind)
+            self.book.open(found, health, part_of(found, figures, measure, self.book.standing.values()))
+            return
+        at = self._of_whole(row)
+        news = self.book.parent(found) is None and (found.series, *WHOLE) not in self.book.standing
+        if at is not None and news and self._is_out(chunk, w, at, found.direction):
+            figures = self._figures(chunk, w, "")
+            if is_of_the_whole(key, figures, measure):
+                self.book.open_for(found, self._anomaly(chunk, w, at, int(chunk.found.kind[w, row])), health)
+            else:
+                found.explanation += f" {of_the_whole(figures, measure)}"
+        self.book.open(found, health)
+
+    def _of_whole(self, row: int) -> int | None:
+        """The row of the whole's same measure."""
+        place = self.series.places.get(WHOLE)
+        return None if place is None else place * len(self.spec.measures) + row % len(self.spec.measures)
+
+    def _is_out(self, chunk: _Chunk, w: int, row: int, direction: str) -> bool:
+        """Whether it is out of its usual range."""
+        actual, found = chunk.actual[w, row], chunk.found
+        return bool(actual < found.low[w, row] if direction == "down" else actual > found.high[w, row])
+
+    def _release(self, chunk: _Chunk, w: int, part: BookKey) -> None:
+        """A part is over: the whole may go on."""
+        at = {self.spec.series(i): self._of_whole(i) for i in range(len(self.spec.measures))}
+        end = int(chunk.starts[w]) + self.spec.window_ms
+        self.book.release(part, end, lambda a: self._is_out(chunk, w, at[a.series] or 0, a.direction))
+
+    def _anomaly(self, chunk: _Chunk, w: int, row: int, code: int = 0) -> Anomaly:
+        """What is found of a row. `code`: kind of the alarm where it is another row's."""
+        code = code or int(chunk.found.kind[w, row])
         place, measure = divmod(row, len(self.spec.measures))
         dim, value = self.series.keys[place]
         found, of = chunk.found, self.spec.measures[measure]
         unit = RATE_UNITS if of.is_rate else 1.0
         actual, expected = float(chunk.actual[w, row]) / unit, float(found.expected[w, row]) / unit
-        kind = self._kind(chunk, w, row)
+        kind = self._kind(chunk, w, code)
         start = int(chunk.starts[w])
         anomaly = Anomaly(
             start, self.spec.series(measure), dim, value, actual, expected,
-            float(found.low[w, row]) / unit, float(found.high[w, row]) / unit, float(found.score[w, row]),
+            float(found.low[w, row]) / unit, float(found.high[w, row]) / unit, max(float(found.score[w, row]), 0.5),
             kind, severity(kind, dim, actual, expected), OPEN, "", self.spec.window_seconds,
-            "up" if int(found.kind[w, row]) in (SPIKE, SHIFT_UP) else "down", "", start + self.spec.window_ms,
+            "up" if code in (SPIKE, SHIFT_UP) else "down", "", start + self.spec.window_ms,
         )  # fmt: skip
         drivers = why(self._figures(chunk, w, kind), measure) if dim == ALL and kind != "missing" else ""
         if kind == "zero":  # all that there was is gone: no part stands out
@@ -236,8 +277,7 @@ class AnomalyWatch:
         old = self._recent if self._recent.shape[2] == new.shape[2] else new[:, :0]
         self._recent = np.concatenate([old, new], axis=1)[:, -_EXPLAINED + 1 :]
 
-    def _kind(self, chunk: _Chunk, w: int, row: int) -> str:
-        code = int(chunk.found.kind[w, row])
+    def _kind(self, chunk: _Chunk, w: int, code: int) -> str:
         if code in (SHIFT_UP, SHIFT_DOWN):
             return "shift"
         if code == ZERO:
@@ -267,6 +307,7 @@ class AnomalyWatch:
         start, size = int(chunk.starts[w]), self.spec.window_ms
         if event in (RESOLVED, ACCEPTED):
             self.book.close((series, dim, ""), start + size, accepted=event == ACCEPTED)
+            self._release(chunk, w, (series, dim, ""))
             return
         places = [i for i, key in enumerate(self.series.keys) if key[0] == dim]
         rows = [i * len(self.spec.measures) for i in places]
@@ -295,6 +336,7 @@ class AnomalyWatch:
             "recent": [list(self._recent.shape), self._recent.tobytes()],
             "series": self.series.plain(),
             "book": self.book.plain(),
+            "ties": self.book.plain_ties(),
             "mixes": {dim: mix.plain() for dim, mix in self._mixes.items()},
         }
         return msgspec.msgpack.encode(_Blob(_FORMAT, state, [], self._early.plain()))
@@ -333,7 +375,7 @@ class AnomalyWatch:
             shape, recent = blob.state["recent"]
             self._recent = np.frombuffer(recent).reshape(shape).copy()
             self.series.become(blob.state["series"])
-            self.book.become(blob.state["book"])
+            self.book.become(blob.state["book"], blob.state["ties"])
             self._mixes = {dim: MixWatch.of(plain) for dim, plain in blob.state["mixes"].items()}
         for rows, end, evidence in blob.inputs:
             self._take(pl.read_ipc(io.BytesIO(rows)), end, Evidence.of(evidence))

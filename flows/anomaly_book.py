@@ -5,7 +5,7 @@ The row of an anomaly keeps its key (series, dim, value, window_start) for life;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,10 +18,12 @@ from schemas.events import ALL
 from schemas.windows import utc_offset_ms
 
 OPEN, MERGED, RESOLVED_STATE = "open", "merged", "resolved"
+MIX: Final = "mix"
 _MONEY: Final = "_minor"
 _ABSORB: Final = 15
 """The whole takes in what opened on its parts so many windows before it."""
 
+Key = tuple[str, str, str]  # series, dim, value
 ROWS: Final[dict[str, pl.DataType]] = {
     "window_start": pl.Int64(), "series": pl.String(), "dim": pl.String(), "value": pl.String(),
     "actual": pl.Float64(), "expected": pl.Float64(), "low": pl.Float64(), "high": pl.Float64(),
@@ -56,7 +58,7 @@ class Anomaly:
     is_provisional: int = 0
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         """What it is about: one anomaly at a time stands for it."""
         return (self.series, self.dim, self.value)
 
@@ -65,17 +67,25 @@ class Book:
     """Open anomalies, and rows that changed since `take`."""
 
     def __init__(self) -> None:
-        self.standing: dict[tuple[str, str, str], Anomaly] = {}
+        self.standing: dict[Key, Anomaly] = {}
+        self.ties: dict[Key, Key] = {}
+        """Of the whole: the part for which it was told before its own alarm, or (merged) whose change is its own."""
         self._changed: list[Anomaly] = []
 
-    def open(self, found: Anomaly, health: Health) -> None:
-        """A new anomaly: merged when the same is told elsewhere already, and routed."""
-        parent = self._parent(found)
+    def open(self, found: Anomaly, health: Health, part: Anomaly | None = None) -> None:
+        """A new anomaly: merged when the same is told elsewhere already, and routed.
+
+        `part` was told and accounts for what is found of the whole: it says enough to those whom it was told.
+        """
+        sent = route(found.kind, fell=found.direction != "up", health=health)
+        found.route = sent.to
+        parent = self.parent(found)
+        if parent is None and part is not None and part.route == found.route:
+            parent = part
+            self.ties[found.key] = part.key
         if parent is not None:
             found.state = MERGED
             found.explanation += f" Part of: {_label(parent)}."
-        sent = route(found.kind, fell=found.direction != "up", health=health)
-        found.route = sent.to
         if sent.reasons:
             found.explanation = f"{sent.sentence()} {found.explanation}"
         self.standing[found.key] = found
@@ -83,13 +93,29 @@ class Book:
         if found.dim == ALL and found.state == OPEN:
             self._absorb(found)
 
-    def _parent(self, found: Anomaly) -> Anomaly | None:
+    def open_for(self, part: Anomaly, whole: Anomaly, health: Health) -> None:
+        """A part alarms first, of what happens to the whole: that is told, until its own alarm or the part's end."""
+        self.ties[whole.key] = part.key
+        self.open(whole, health)
+
+    def confirms(self, found: Anomaly) -> bool:
+        """Whether this alarm of the whole was told for one of its parts; from now on it ends by itself."""
+        standing = self.standing.get(found.key)
+        if standing is None or found.key not in self.ties:
+            return False
+        if standing.direction != found.direction:  # that is over, and this another one
+            self.close(found.key, found.window_start, accepted=False)
+            return False
+        del self.ties[found.key]
+        return True
+
+    def parent(self, found: Anomaly) -> Anomaly | None:
         """What stands already and says the same: the whole, another measure of it, or a part of another dimension."""
         same = [a for a in self.standing.values() if a.state == OPEN and _alike(a, found)]
         for relation in (
             [a for a in same if a.dim == ALL],
             [a for a in same if (a.dim, a.value) == (found.dim, found.value)],
-            [a for a in same if found.kind == "mix" and a.dim == found.dim],
+            [a for a in same if found.kind == MIX and a.dim == found.dim],
             [a for a in same if found.dim not in (a.dim, ALL)],
         ):
             if relation:
@@ -104,14 +130,15 @@ class Book:
                 part.explanation += f" Part of: {_label(whole)}."
                 self._changed.append(part)
 
-    def shift(self, key: tuple[str, str, str]) -> None:
+    def shift(self, key: Key) -> None:
         """It lasts: no longer a spike or a drop."""
         if (anomaly := self.standing.get(key)) is not None:
             anomaly.kind = "shift"
             self._changed.append(anomaly)
 
-    def close(self, key: tuple[str, str, str], at: int, *, accepted: bool) -> None:
+    def close(self, key: Key, at: int, *, accepted: bool) -> None:
         """It is over, or its level is the new normal."""
+        self.ties.pop(key, None)
         if (anomaly := self.standing.pop(key, None)) is None:
             return
         anomaly.resolved_at = at
@@ -120,6 +147,19 @@ class Book:
         if accepted:
             anomaly.explanation += " It lasted: taken for the new level."
         self._changed.append(anomaly)
+
+    def release(self, part: Key, at: int, is_out: Callable[[Anomaly], bool]) -> None:
+        """A part is over: what was told of the whole for it ends too; what was not, is told if it goes on."""
+        for key in [whole for whole, of in self.ties.items() if of == part]:
+            whole = self.standing[key]
+            if whole.state == OPEN:
+                self.close(key, at, accepted=False)
+                continue
+            del self.ties[key]
+            if is_out(whole):
+                whole.state = OPEN
+                whole.explanation += " That is over, this goes on."
+                self._changed.append(whole)
 
     def opened(self, like: Anomaly) -> bool:
         """Whether one of this key and window was told since the last `take`, or stands."""
@@ -138,17 +178,22 @@ class Book:
         return pl.DataFrame([asdict(a) for a in latest.values()], schema=ROWS, orient="row")
 
     def plain(self) -> list[dict[str, Any]]:
-        """State as plain values."""
+        """State as plain values: what stands. Ties apart: `plain_ties`."""
         return [asdict(a) for a in self.standing.values()]
 
-    def become(self, plain: list[dict[str, Any]]) -> None:
-        """Take the state that `plain` gave."""
+    def plain_ties(self) -> list[list[str]]:
+        """Ties as plain values."""
+        return [[*whole, *part] for whole, part in self.ties.items()]
+
+    def become(self, plain: list[dict[str, Any]], ties: Sequence[Sequence[str]] = ()) -> None:
+        """Take the state that `plain` and `plain_ties` gave."""
         found = [Anomaly(**fields) for fields in plain]
         self.standing, self._changed = {a.key: a for a in found}, []
+        self.ties = {(a, b, c): (d, e, f) for a, b, c, d, e, f in ties}
 
 
 def _alike(one: Anomaly, other: Anomaly) -> bool:
-    return one.direction == other.direction or "mix" in (one.direction, other.direction)
+    return one.direction == other.direction or MIX in (one.direction, other.direction)
 
 
 def _label(anomaly: Anomaly) -> str:

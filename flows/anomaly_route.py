@@ -225,13 +225,16 @@ class HealthTracker:
             if consumed >= _BUSY_RATE:
                 rejected = max(rejected, _told(bad, consumed, self.usual_rejected))
                 late = max(late, _told(behind, consumed, self.usual_late))
-        heard = {name for by in self.open.values() for name in by}
+        heard: dict[str, int] = {}  # when each was heard first, in minutes that may still grow
+        for minute in sorted(self.open, reverse=True):
+            heard |= dict.fromkeys(self.open[minute], minute)
         silent = sorted(
             name
             for name, p in self.partitions.items()
             if p.usual >= _BUSY_RATE
             and (
-                (name not in heard and newest - p.last > _SILENT_MIN * _MINUTE_MS)
+                # It is silent, or it has just come back: what it did not say is missing all the same.
+                heard.get(name, newest) - p.last > _SILENT_MIN * _MINUTE_MS
                 or 0 <= newest - p.gap_end < _LOOK_BACK_MIN * _MINUTE_MS
             )
         )

@@ -32,27 +32,31 @@ _RELATIVE, _RELATIVE_UNKNOWN, _RELATIVE_SHIFT = 0.15, 0.5, 0.08
 _LEAST_COUNT: Final = 10.0
 _ZERO_EXPECTED: Final = 25.0
 _CUSUM_SLACK, _CUSUM_LIMIT, _CUSUM_CLIP = 0.75, 12.0, 4.0
-_MEAN_WINDOWS, _MEAN_LIMIT, _MEAN_LIMIT_STEADY, _MEAN_LEAST = 8.0, 5.5, 4.3, 0.258
+_MEAN_WINDOWS, _MEAN_LIMIT, _MEAN_LIMIT_STEADY, _MEAN_LEAST = 8.0, 5.5, 4.1, 0.258
 """Of the fading mean of z: its time constant, its limit in its own spread (where the series is steady: less), and the
 spread that white noise gives it. It watches the whole alone, which is one series of many: of their parts, which are
 less regular, the CUSUM tells."""
 _STEADY: Final = 0.2
 """Noise of a window, relative to the expected value, up to which a series is steady."""
-_MEAN_LEARNT: Final = 1_440
+_MEAN_LEARNT: Final = 10_080
+"""Windows that its spread is learnt from, at most: runs of it are long, so a day holds too few of them."""
 _RUN_WINDOWS: Final = 8.0
 """Time constant of the mean by which a run matters: of all of it, a leak would have to lose twice as much first."""
 _LEVEL_WINDOWS: Final = 720
 _RECENT, _RECENT_OPEN = 60.0, 600.0
 """Time constants of the recent mean: while an alarm is open it must not become what is expected within its length."""
 _BLOCK_WINDOWS, MEDIAN = 20.0, 0.6745
-_SCALE_WINDOWS: Final = 240
+_SCALE_WINDOWS, _GUESSED = 240, 20.0
+"""Windows that a scale is learnt from, at most; and as how many those count that were compared with other weekdays, an
+hour of the week never seen: their residuals are those of the weekday, not of noise. Such are counted as negative."""
 _TAIL_STEP, _TAIL_MAX = 0.4, 16.0
 _QUANTILE: Final = 0.9998
 """Of |z|, learnt by steps (Robbins & Monro 1951): about one window in three days and a half of minutes is beyond."""
-_ONCE, _YOUNG, _YOUNG_SPANS = 1.75, 1.4, 7.0
+_ONCE, _ONCE_MEAN, _YOUNG, _YOUNG_SPANS = 1.75, 0.25, 0.4, 7.0
 """Limits of sums over windows are wider where levels rest on little: as noisy as windows. Those of the CUSUM by so
-much where the hour was seen once, half of that much after twice, and so on; that of the mean, which tells of leaks,
-until seven times the warm-up was seen (a week after a day of it)."""
+much where the hour was seen once, half of that much after twice, and so on. That of the mean, which tells of leaks, by
+a quarter after once and so on, for the level, and by a share for its spread, which is learnt from what it will be
+compared with: 0.4 at first, less and less until seven times the warm-up was seen (a week after a day of it)."""
 _UNKNOWN_FACTOR: Final = 2.0
 """Limits are so much wider where the hour of the week was never seen and other weekdays stand in for it."""
 
@@ -60,9 +64,9 @@ _UNKNOWN_FACTOR: Final = 2.0
 (
     LEVEL, _SEEN, _SUM, _COUNT, _LAST_Z, _LAST_REL, TAIL, ADDS_UP, UP, DOWN, RUN_ACTUAL, RUN_EXPECTED, _ZEROS,
     OPEN, _SIGN, _CALM, _AGE, KIND, RECENT, LAST_SLOT, _CLIPPED,
-    _OPEN_ACTUAL, _OPEN_EXPECTED, _BLOCK, _BLOCK_SIZE, MEAN, _MEAN_SPREAD,
-) = range(27)  # fmt: skip
-FACTS: Final = 27
+    _OPEN_ACTUAL, _OPEN_EXPECTED, _BLOCK, _BLOCK_SIZE, MEAN, _MEAN_SPREAD, _MEAN_SEEN,
+) = range(28)  # fmt: skip
+FACTS: Final = 28
 
 
 @compiled
@@ -112,8 +116,9 @@ def step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
             facts[s, _ZEROS] = facts[s, _ZEROS] + (middle / (2.0 * spread)) ** 2 if x == 0.0 else 0.0
             doubt = 1.0 + (_ONCE - 1.0) / max(hours[s, slot, 1], 1.0)
             factor = 1.0 if known else _UNKNOWN_FACTOR
-            young = _YOUNG if facts[s, _SEEN] < _YOUNG_SPANS * warm else 1.0
-            _judge(w, s, x, z, expected, spread, whole[s], doubt, young, factor, ready, facts, out, event, kind, accept)
+            young = _young(hours[s, slot, 1], facts[s, _MEAN_SEEN], warm)
+            of_mean = whole[s] and facts[s, _MEAN_SEEN] >= warm
+            _judge(w, s, x, z, expected, spread, of_mean, doubt, young, factor, ready, facts, out, event, kind, accept)
             _learn(s, slot, x, z, season, spread, hours, scale, facts)
 
 
@@ -179,9 +184,9 @@ def _hour(s: int, slot: int, hours: Floats) -> float:
 def _spread(s: int, hour: int, middle: float, counted: bool, scale: Floats) -> float:  # noqa: FBT001
     """Standard deviation of the residual: of the hour of the day, with a floor, wider while little is known."""
     own = 1.2533 * scale[s, hour, 0]
-    if scale[s, hour, 1] < 60.0:
+    if abs(scale[s, hour, 1]) < 60.0:
         for other in range(24):
-            if scale[s, other, 1] > 0.0:
+            if scale[s, other, 1] != 0.0:
                 own = max(own, 1.2533 * scale[s, other, 0])
     return float(max(own, 0.5 if counted else 1e-9, 0.01 * middle))
 
@@ -194,7 +199,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see step
     z: float,
     expected: float,
     spread: float,
-    whole: bool,  # noqa: FBT001
+    of_mean: bool,  # noqa: FBT001
     doubt: float,
     young: float,
     factor: float,
@@ -217,7 +222,7 @@ def _judge(  # noqa: PLR0913, PLR0917  # see step
     steady = 2.0 * spread <= _STEADY * math.sqrt(expected + 0.375)
     mean_limit = _MEAN_LIMIT_STEADY * max(1.0, tail / 4.5) if steady else _MEAN_LIMIT * max(1.0, tail / 3.5)
     mean = facts[s, MEAN] / max(1.2533 * facts[s, _MEAN_SPREAD], _MEAN_LEAST)
-    level = mean / (young * mean_limit) if whole else 0.0
+    level = mean / (young * mean_limit) if of_mean else 0.0
     drifts = abs(facts[s, RUN_ACTUAL] / max(facts[s, RUN_EXPECTED], 1e-9) - 1.0) >= _RELATIVE_SHIFT
     found = 0
     if matters and (abs(z) >= far or two):
@@ -294,8 +299,8 @@ def _learn(  # noqa: PLR0913, PLR0917  # see step
     facts[s, RECENT] += (x - facts[s, RECENT]) / min(facts[s, _SEEN], _RECENT)
     facts[s, _SUM] += x
     facts[s, _COUNT] += 1.0
-    clipped = min(max(z, -_NEAR), _NEAR)
-    if hours[s, slot, 1] > 0.0 and season > 0.0:  # an hour of nothing tells of no level
+    clipped, known = min(max(z, -_NEAR), _NEAR), hours[s, slot, 1] > 0.0
+    if known and season > 0.0:  # an hour of nothing tells of no level
         seen = x if abs(z) < _NEAR else season * facts[s, LEVEL]
         facts[s, LEVEL] += min(max(seen / season - facts[s, LEVEL], -0.5), 0.5) / _LEVEL_WINDOWS
     beyond = abs(z) > facts[s, TAIL] and abs(facts[s, _CLIPPED]) < _NEAR  # a run counts once
@@ -310,12 +315,29 @@ def _learn(  # noqa: PLR0913, PLR0917  # see step
         by = 1.0 + max(0.01, min(0.25, 2.0 / blocks))  # in a day it must come to where it belongs
         facts[s, ADDS_UP] *= by if size > facts[s, ADDS_UP] else 1.0 / by
         facts[s, _BLOCK], facts[s, _BLOCK_SIZE] = 0.0, 0.0
-    size = min(abs(facts[s, MEAN]), max(3.0 * facts[s, _MEAN_SPREAD], 1.0))
-    facts[s, _MEAN_SPREAD] += (size - facts[s, _MEAN_SPREAD]) / min(facts[s, _SEEN], _MEAN_LEARNT)
-    hour = slot % 24
-    scale[s, hour, 1] += 1.0
-    known = min(scale[s, hour, 1], float(_SCALE_WINDOWS))
-    scale[s, hour, 0] += (abs(clipped) * spread - scale[s, hour, 0]) / known
+    if known:  # of hours never seen nothing is added up: that nothing is no calm
+        facts[s, _MEAN_SEEN] += 1.0
+        size = min(abs(facts[s, MEAN]), max(3.0 * facts[s, _MEAN_SPREAD], 1.0))
+        facts[s, _MEAN_SPREAD] += (size - facts[s, _MEAN_SPREAD]) / min(facts[s, _MEAN_SEEN], _MEAN_LEARNT)
+    _learn_scale(s, slot % 24, abs(clipped) * spread, known, scale)
+
+
+@compiled
+def _learn_scale(s: int, hour: int, size: float, known: bool, scale: Floats) -> None:  # noqa: FBT001
+    """Take in the size of a residual. `known`: of an hour of the week that was seen before."""
+    count = scale[s, hour, 1]
+    if known:
+        count = (count if count >= 0.0 else min(-count, _GUESSED)) + 1.0
+    else:
+        count = count - 1.0 if count <= 0.0 else count + 1.0
+    scale[s, hour, 1] = count
+    scale[s, hour, 0] += (size - scale[s, hour, 0]) / min(abs(count), float(_SCALE_WINDOWS))
+
+
+@compiled
+def _young(times_seen: float, learnt: float, warm: float) -> float:
+    """By how much the limit of the mean is wider while what it rests on is young."""
+    return float(1.0 + _ONCE_MEAN / max(times_seen, 1.0) + _YOUNG * max(0.0, 1.0 - learnt / (_YOUNG_SPANS * warm)))
 
 
 @compiled

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from flows.anomalies import AnomalyWatch
 from flows.anomaly_baseline import Baseline, Times
-from flows.anomaly_book import OPEN
+from flows.anomaly_book import MERGED
 from flows.anomaly_route import BUSINESS, PIPELINE, HealthTracker
 from flows.anomaly_spec import AnomalySpec
 from flows.anomaly_step import Floats, Ints
@@ -200,14 +200,17 @@ def watch(rows: pl.DataFrame, planted: Sequence[Planted], first_day: int, days: 
 
 
 def judge(alerts: pl.DataFrame, planted: Sequence[Planted], rate: float = 3_000.0) -> dict[str, Any]:
-    """Recall, delays and routing by kind, and the alerts that nothing planted explains.
+    """Recall, delays, routing and how often each was told (to whom it was told most), by kind; and false alerts.
 
     A delay is in windows after the first one that was changed; of a leak, after the first in which it is `visible`.
     """
-    opened = alerts.filter(pl.col("state") == OPEN).with_columns(
+    # What opened and was over within the hour that was taken at once is `resolved` already: it was told all the same.
+    opened = alerts.filter(pl.col("state") != MERGED).with_columns(
         minute=(pl.col("window_start") - _START_MS) // _MINUTE_MS
     )
-    kinds: dict[str, dict[str, Any]] = {kind: {"planted": 0, "found": 0, "delays": [], "routed": 0} for kind in KINDS}
+    kinds: dict[str, dict[str, Any]] = {
+        kind: {"planted": 0, "found": 0, "delays": [], "routed": 0, "told": []} for kind in KINDS
+    }
     explained = opened["minute"] < 0
     for p in planted:
         mine = opened["minute"].is_between(p.first, p.last + _AFTER)
@@ -219,6 +222,7 @@ def judge(alerts: pl.DataFrame, planted: Sequence[Planted], rate: float = 3_000.
         told["planted"] += 1
         if during.height:
             told["found"] += 1
+            told["told"].append(int(opened.filter(mine)["route"].value_counts()["count"].max()))  # type: ignore[arg-type]
             begun = visible(p, rate) if p.kind == "leak" else p.first
             told["delays"].append(max(int(during["minute"].min()) - begun, 0))  # type: ignore[arg-type]
             told["routed"] += int((during["route"] == p.route).all())
@@ -242,12 +246,15 @@ def measure(
     series = (sum(len(shares) for shares in _SHARES.values()) + 1) * len(AnomalySpec().measures)
     delays = sorted(d for told in found["kinds"].values() for d in told["delays"])
     total = sum(told["planted"] for told in found["kinds"].values())
+    times = [n for told in found["kinds"].values() for n in told["told"]]
     return {
         "planted": total,
         "recall": round(sum(told["found"] for told in found["kinds"].values()) / total, 4),
         "median_delay_windows": float(np.median(delays)) if delays else None,
         "wall_delay_s": _wall_delay_s(delays),
         "routed_right": round(sum(t["routed"] for t in found["kinds"].values()) / max(len(delays), 1), 4),
+        "told_per_planted": round(float(np.mean(times)), 3) if times else None,
+        "told_more_than_once": sum(n > 1 for n in times),
         "kinds": {kind: _plain(told) for kind, told in found["kinds"].items()},
         "false_alerts_beside_planted": found["false"],
         "clean_series_days": series * clean_days,
@@ -275,6 +282,7 @@ def _plain(told: Mapping[str, Any]) -> dict[str, Any]:
         "planted": told["planted"],
         "found": told["found"],
         "routed": told["routed"],
+        "told_per_planted": round(float(np.mean(told["told"])), 3) if told["told"] else None,
         "median_delay_windows": float(np.median(delays)) if delays else None,
     }
 
@@ -307,14 +315,14 @@ def show(told: Mapping[str, Any], *, as_json: bool) -> int:
         print(json.dumps(told))  # noqa: T201  # the result is the output
         return OK if good else CHECK_FAILED
     console = Console()
-    table = Table("planted", "number", "found", "median delay, windows", "routed right")
+    table = Table("planted", "number", "found", "median delay, windows", "routed right", "told, times")
+    shown = ("planted", "found", "median_delay_windows", "routed", "told_per_planted")
     for kind, part in told["kinds"].items():
-        table.add_row(
-            kind, str(part["planted"]), str(part["found"]), str(part["median_delay_windows"]), str(part["routed"])
-        )
+        table.add_row(kind, *(str(part[name]) for name in shown))
     console.print(table)
     for name in (
-        "recall", "median_delay_windows", "wall_delay_s", "routed_right", "false_alerts_beside_planted",
+        "recall", "median_delay_windows", "wall_delay_s", "routed_right", "told_per_planted", "told_more_than_once",
+        "false_alerts_beside_planted",
         "clean_series_days", "false_alerts", "false_per_1000_series_days", "series_windows_per_s",
     ):  # fmt: skip
         console.print(f"{name}: {told[name]}")

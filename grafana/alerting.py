@@ -48,13 +48,14 @@ RULES: Final = (
     AlertRule(
         "livepulse-anomaly",
         "LivePulseAnomaly",
-        # Detectors judge closed windows only. Route and severity come with the row; the sentence too.
-        "SELECT series, dim, value, kind, severity, route, explanation, max(score) AS score FROM anomalies "
+        # Detectors judge closed windows only. Route and severity come with the row; the sentence too. Texts become
+        # labels, and other labels are another alert: the kind, which changes when a drop lasts, is none of them.
+        "SELECT series, dim, value, direction, severity, route, explanation, max(score) AS score FROM anomalies "
         "WHERE state = 'open' AND $__timeFilter(detected_at) "
-        "GROUP BY series, dim, value, kind, severity, route, explanation "
+        "GROUP BY series, dim, value, direction, severity, route, explanation "
         "ORDER BY score DESC, series, dim, value LIMIT 100",
         "{{ .Labels.explanation }}",
-        "{{ .Labels.kind }} of {{ .Labels.series }}, {{ .Labels.dim }} {{ .Labels.value }}",
+        "{{ .Labels.series }}, {{ .Labels.dim }} {{ .Labels.value }}: {{ .Labels.direction }}",
         "docs/alerts.md#anomaly",
         above=0,
         back_seconds=43_200,  # after twelve hours the new level is taken for normal

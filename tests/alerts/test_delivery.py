@@ -175,3 +175,27 @@ def test_a_business_anomaly_is_told_to_operators_and_so_is_its_end(webhook: Webh
     until(lambda: len(webhook.told) > 1, 20, lambda: webhook.told)
     assert webhook.told[0] == ("operators", "firing", "LivePulseAnomaly")
     assert webhook.told[-1] == ("operators", "resolved", "LivePulseAnomaly")
+
+
+def test_a_fall_of_all_users_silences_that_of_the_live_rooms(alertmanager: str) -> None:
+    """One event in two views, whose detectors cannot see each other. Another direction or route is another event."""
+    fall = {"alertname": "LivePulseAnomaly", "dim": "all", "route": "business", "direction": "down"}
+    rooms = "live_session_minutes.views"
+    alerts = [
+        fall | {"severity": "warning", "series": "active_users.events"},
+        fall | {"severity": "warning", "series": rooms},
+        fall | {"severity": "critical", "series": rooms},
+        fall | {"severity": "warning", "series": rooms, "direction": "up"},
+        fall | {"severity": "warning", "series": rooms, "route": "pipeline"},
+        fall | {"severity": "warning", "series": rooms, "dim": "live_id", "value": "r1"},
+    ]
+    address, ends = f"http://{alertmanager}/api/v2/alerts", datetime.now(UTC) + timedelta(minutes=4)
+    posted = json.dumps([{"labels": labels, "endsAt": ends.isoformat()} for labels in alerts]).encode()
+    urlopen(Request(address, posted, {"Content-Type": "application/json"}), timeout=5).close()
+
+    def told() -> list[dict[str, str]]:
+        with urlopen(address, timeout=5) as answer:
+            return [alert["labels"] for alert in json.load(answer) if not alert["status"]["inhibitedBy"]]
+
+    until(lambda: len(told()) == len(alerts) - 1, 20, told)
+    assert alerts[1] not in told()

@@ -6,6 +6,7 @@ import functools
 import random
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -74,6 +75,14 @@ def test_state_of_other_measures_is_not_taken() -> None:
     state = world()[0]
     assert AnomalyWatch(SPEC).fits(state)
     assert not AnomalyWatch(AnomalySpec()).fits(state)
+
+
+@pytest.mark.parametrize("former", [1, 2])
+def test_state_of_a_former_format_is_not_taken(former: int) -> None:
+    blob = [former, *msgspec.msgpack.decode(world()[0])[1:]]
+    assert not AnomalyWatch(SPEC).fits(msgspec.msgpack.encode(blob))
+    with pytest.raises(ValueError, match=f"of format {former}; this version reads 3"):
+        AnomalyWatch(SPEC).restore(msgspec.msgpack.encode(blob), [])
 
 
 COUNT = st.one_of(st.just(0), st.integers(1, 10_000))

@@ -118,7 +118,8 @@ def test_the_ledger_tells_of_silence_and_rejects_for_a_while() -> None:
     tracker = HealthTracker.of(tracker.plain())
     for minute in range(64, 74):
         tracker.fold(_minute(minute, [100, 100], rejected=50 if minute == 64 else 0))
-    assert tracker.health().silent == ("view/1",)  # it spoke again, but a window that it broke may only now be judged
+        # It spoke again, from its first word on; but a window that it broke may only now be judged.
+        assert tracker.health().silent == ("view/1",)
     assert tracker.health().rejected_share == pytest.approx(0.25)
     for minute in range(74, 100):
         tracker.fold(_minute(minute, [100, 100]))

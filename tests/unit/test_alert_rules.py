@@ -9,7 +9,19 @@ import pytest
 from flows.alert_asof import History, query_at
 from flows.alert_asof import judge as judge_shipped
 from flows.alert_backtest import Incident, judge, read_truth
-from flows.alert_rules import FIRING, NO_DATA, NORMAL, PENDING, Rule, evaluate, failed_tests, fires, load_rules
+from flows.alert_rules import (
+    ERROR,
+    FAILED,
+    FIRING,
+    NO_DATA,
+    NORMAL,
+    PENDING,
+    Rule,
+    evaluate,
+    failed_tests,
+    fires,
+    load_rules,
+)
 from flows.errors import Usage
 from grafana.alerting import RULES, AlertRule, shipped
 
@@ -52,6 +64,26 @@ def test_no_data_means_what_the_rule_says(no_data: str, expected: list[str]) -> 
     assert evaluate(rule(no_data=no_data).evaluation, [5, None, 20]) == expected
 
 
+@pytest.mark.parametrize(
+    ("on_error", "expected"),
+    [("ok", [FIRING, ERROR, NORMAL]), ("alert", [FIRING, FIRING, NORMAL]), ("keep", [FIRING, FIRING, NORMAL])],
+)
+def test_a_query_that_fails_means_what_the_rule_says(on_error: str, expected: list[str], tmp_path: Path) -> None:
+    assert evaluate(rule(on_error=on_error).evaluation, [5, FAILED, 20]) == expected
+    assert evaluate(rule(on_error=on_error).evaluation, [20, FAILED])[1] == (
+        FIRING if on_error == "alert" else ERROR if on_error == "ok" else NORMAL
+    )
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        '[[rule]]\nname = "r"\nview = "active_users"\nmeasure = "users"\nsummary = "s"\nbelow = 10\n'
+        f'where = {{ dim = "all" }}\non_error = "{on_error}"\n'
+        '[[rule.test]]\nvalues = [20, "error", nan, 20]\nfires_at = [1]\n'
+    )
+    (found,) = load_rules(path)
+    assert found.tests[0].values == (20, FAILED, None, 20)
+    assert bool(failed_tests(found)) is (on_error != "alert")
+
+
 def test_silence_alone_fires_only_where_it_should() -> None:
     assert evaluate(rule(no_data="alert").evaluation, [None]) == [FIRING]
     assert evaluate(rule(no_data="keep").evaluation, [None]) == [NORMAL]
@@ -67,6 +99,7 @@ def test_silence_alone_fires_only_where_it_should() -> None:
         ({"where": {"colour": "red"}}, "no columns"),
         ({"below": None}, "below or above"),
         ({"no_data": "maybe"}, "no_data"),
+        ({"on_error": "maybe"}, "on_error"),
         ({"for_windows": 0}, "for_windows"),
         ({"name": "Bad Name"}, "name"),
         ({"view": "topic_lifecycle", "measure": "peak_rate", "where": {}}, "window_start"),

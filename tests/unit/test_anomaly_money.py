@@ -85,14 +85,16 @@ def test_gmv_falls_because_one_room_no_longer_converts() -> None:
     found = told(rooms(during("conversion", 0.25, 20, only="r1")))
     whole = found.filter(pl.col("dim") == "all")
     assert set(whole["series"]) == {"live_session_minutes.orders", "live_session_minutes.gmv_minor"}
-    (parent,) = whole.filter(pl.col("state") != "merged").to_dicts()
+    (parent,) = found.filter(pl.col("state") != "merged").to_dicts()
+    assert parent["value"] == "r1"  # it alarms a window before the whole, which it moved
+    assert "The whole is" in parent["explanation"]
     assert 0 <= parent["window_start"] - (MONDAY + AT * MINUTE) <= 2 * MINUTE
     assert parent["direction"] == "down"
     text = whole.filter(pl.col("series") == "live_session_minutes.gmv_minor")["explanation"][0]
     assert "GMV fell" in text
     assert "driven by conversion" in text
     assert "within conversion: live_id r1 (its rate)" in text
-    # Whichever opened first says what became of the money.
+    # The room's own says what became of the money, too.
     assert "GMV fell" in parent["explanation"]
     assert {row for row in found["value"] if row} <= {"r1"}
 
