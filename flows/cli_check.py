@@ -20,7 +20,8 @@ from confluent_kafka.admin._resource import ResourceType
 from flows.cli_options import code_of
 from flows.cli_tools import answer
 from flows.configuration import FILE, PREFIX, unknown_variables
-from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, OK
+from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, OK, DependencyDown
+from flows.kafka_ask import Asker
 from flows.settings import Settings
 from schemas.events import CORE_TOPICS, TOPICS
 
@@ -117,12 +118,12 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
 
 
 def _topics(settings: Settings) -> Iterator[Finding]:
-    admin = AdminClient({**settings.client_properties(), "log_level": 0})
+    asker = Asker(settings.client_properties())
     try:
-        found = admin.list_topics(timeout=_TIMEOUT_SECONDS)
-    except KafkaException as error:
-        detail = f"no broker answers at {settings.brokers} ({error.args[0].str()})"
-        yield Finding("kafka", State.DOWN, detail, "start one (make kafka), or set brokers and the kafka properties")
+        found = asker.metadata(_TIMEOUT_SECONDS)
+    except DependencyDown as error:
+        detail, _, advice = str(error).partition("; ")
+        yield Finding("kafka", State.DOWN, detail, advice)
         return
     yield Finding("kafka", State.GOOD, f"{len(found.brokers)} broker(s) at {settings.brokers}")
     here = {name: found.topics[settings.topic(name)] for name in TOPICS if settings.topic(name) in found.topics}
@@ -133,7 +134,7 @@ def _topics(settings: Settings) -> Iterator[Finding]:
     if here:
         counts = ", ".join(f"{settings.topic(name)} ({len(topic.partitions)})" for name, topic in here.items())
         yield Finding("topics", State.GOOD, f"{counts} partitions")
-        yield from _append_time(admin, [settings.topic(name) for name in here])
+        yield from _append_time(asker.admin, [settings.topic(name) for name in here])
         yield from _offsets(settings, {name: len(topic.partitions) for name, topic in here.items()})
     absent = [settings.topic(name) for name in TOPICS if name not in here and name not in CORE_TOPICS]
     if absent:

@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from flows.errors import DependencyDown, Stop
+from flows.kafka_ask import Asker
 from flows.kafka_feed import TUNING, KafkaFeed, lane_name
 from flows.messages import MIN_TIME
 from flows.settings import Settings
@@ -29,15 +30,9 @@ def list_lanes(settings: Settings) -> frozenset[Lane]:
     """Every partition of the contract's topics that the broker has.
 
     Raises:
-        DependencyDown: no broker answers.
+        DependencyDown: no broker answers, or it does not let us in.
     """
-    try:
-        metadata = AdminClient({**settings.client_properties()}).list_topics(timeout=_TIMEOUT_SECONDS)
-    except KafkaException as error:
-        raise DependencyDown(
-            f"no Kafka broker answers at {settings.brokers} ({error.args[0].str()}); "
-            "start one (make kafka) or name another with --brokers"
-        ) from None
+    metadata = Asker(settings.client_properties()).metadata()
     found = ((name, metadata.topics.get(settings.topic(name))) for name in TOPICS)
     return frozenset(
         (name, p) for name, topic in found if topic is not None and not topic.error for p in topic.partitions

@@ -18,11 +18,11 @@ from typing import BinaryIO, Final, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
 
 from flows.broker import ExternalBroker
 from flows.errors import DependencyDown
+from flows.kafka_ask import Asker
 from flows.simulate_json import BAD, JsonWriter, bad_classes, bad_message
 from flows.simulate_names import NameSender, write_names
 from flows.simulate_plants import Plants
@@ -289,15 +289,12 @@ def _paced(stream: Stream, options: Options, stop: Event) -> Iterator[tuple[Batc
 
 def ensure_topics(brokers: str, topics: list[str], partitions: int, properties: Mapping[str, str] | None = None) -> int:
     """Make the topics that are absent; the number of partitions that all of them have. Raises `DependencyDown`."""
-    admin = AdminClient({**(properties or {}), "bootstrap.servers": brokers, "log_level": 0})
-    try:
-        known = admin.list_topics(timeout=15).topics
-        absent = [name for name in topics if name not in known]
-        if absent:
-            ExternalBroker(brokers, dict(properties or {})).create_topics(absent, partitions)
-            known = admin.list_topics(timeout=15).topics
-    except KafkaException as error:
-        raise DependencyDown(f"no Kafka broker answers at {brokers}: {error.args[0].str()}") from error
+    asker = Asker({**(properties or {}), "bootstrap.servers": brokers})
+    known = asker.metadata().topics
+    absent = [name for name in topics if name not in known]
+    if absent:
+        ExternalBroker(brokers, dict(properties or {})).create_topics(absent, partitions)
+        known = asker.metadata().topics
     return min(len(known[name].partitions) for name in topics)
 
 
