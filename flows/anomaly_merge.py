@@ -8,6 +8,7 @@ without state of its own, or with that of other measures, learns from the rows t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, cast
 
 import msgspec
@@ -24,6 +25,8 @@ _MAGIC, _MAGIC_OF_ONE = b"watched2", b"watched1"
 _EMPTY: Final = b""
 History = Callable[[AnomalySpec], Iterable[pl.DataFrame]]
 """Final rows that are in the store already, in the order of time."""
+Trouble = Callable[[], tuple[int, int]]
+"""Messages of lag, where it is minutes, and failed calls of a store that is down: of this process, at this moment."""
 
 
 class Closing(Protocol):
@@ -42,10 +45,11 @@ class WatchedMerge:
         watches: Sequence[AnomalyWatch] = (),
         history: History | None = None,
         log_ahead_ms: int | None = None,
+        trouble: Trouble = lambda: (0, 0),
     ) -> None:
         """`log_ahead_ms`: of bounded input, how far beyond the watermark it was read: faults are told by its time."""
         self.name = inner.name
-        self._inner, self._history, self._ahead = inner, history, log_ahead_ms
+        self._inner, self._history, self._ahead, self._trouble = inner, history, log_ahead_ms, trouble
         self._watches = {_name(watch.spec.watch): watch for watch in watches}
         self._tracker, self._heard = HealthTracker(by_log=log_ahead_ms is not None), False
 
@@ -82,7 +86,9 @@ class WatchedMerge:
     def _evidence(self, watch: AnomalyWatch, progress: Progress) -> Evidence:
         """Of a window that closes at once, how things stand now; of one that was long ago, how they stood then."""
         if self._ahead is None and not watch.spec.watch.closes_after_ms:
-            return Evidence(self._tracker.health(progress.now - progress.watermark))
+            lag, refused = self._trouble()
+            health = self._tracker.health(progress.now - progress.watermark)
+            return Evidence(replace(health, lag_messages=lag, sink_errors=refused))
         return Evidence(Health(), dict(self._tracker.faults))
 
     def _ripe(self, watch: AnomalyWatch, watermark: int) -> pl.DataFrame | None:

@@ -112,8 +112,9 @@ def step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
             if x != x or (per[s] >= 0 and facts[per[s], RECENT] < few and facts[s, OPEN] <= 0.0):  # noqa: PLR0124
                 kind[w, s] = int(facts[s, KIND])
                 continue
-            # What a count with this relative spread would be: the units of zeros, whatever the measure's own.
-            facts[s, _ZEROS] = facts[s, _ZEROS] + (middle / (2.0 * spread)) ** 2 if x == 0.0 else 0.0
+            # What a count with this relative spread would be: the units of zeros, whatever the measure's own. Of a
+            # count that is noise of its own only it is the expected one, however small: no zero is news of itself.
+            facts[s, _ZEROS] = facts[s, _ZEROS] + max(expected, 0.0) / (2.0 * spread) ** 2 if x == 0.0 else 0.0
             doubt = 1.0 + (_ONCE - 1.0) / max(hours[s, slot, 1], 1.0)
             factor = 1.0 if known else _UNKNOWN_FACTOR
             young = _young(hours[s, slot, 1], facts[s, _MEAN_SEEN], warm)

@@ -36,7 +36,12 @@ def demo(
         str | None, typer.Option("--for", metavar="DURATION", help="End after so long, and sum up")
     ] = None,
     store: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the store there; else it is removed")] = None,
-    rate: Annotated[float, typer.Option(help="Messages a second")] = 200.0,
+    rate: Annotated[
+        float | None, typer.Option(help="Messages a second, the mean of a day [default: 200; with --history fewer]")
+    ] = None,
+    history: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="So much of the past first [default: 500,000 messages]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same traffic")] = 1,
 ) -> int:
     """See it work: broker, simulated traffic, engine and store in one command, and a live table of what they find.
@@ -48,12 +53,18 @@ def demo(
     Examples
       livepulse demo
       livepulse demo --for 60s
+      livepulse demo --history 8d   # a week of few users: all of Active hours
       livepulse demo --kafka kafka-1:9092 --store ./demo-store
     """
     from flows.demo import DemoOptions
     from flows.demo import demo as run_demo
 
-    return run_demo(_built(DemoOptions, kafka=kafka, store=store, lasting_s=_seconds(lasting), rate=rate, seed=seed))
+    return run_demo(
+        _built(
+            DemoOptions, kafka=kafka, store=store, lasting_s=_seconds(lasting), history_s=_seconds(history), rate=rate,
+            seed=seed,
+        )
+    )  # fmt: skip
 
 
 @with_settings(*KAFKA_FIELDS, "out_of_orderness_ms", "platform_zone")

@@ -40,7 +40,9 @@ HISTORY_HOURS_MAX: Final = 6.0
 SPIKE_AGO: Final = 11.0
 """Minutes before now from which the first spike is planted: its windows have closed when the table appears."""
 ANOMALY_WARM: Final = "5min"
-"""Nobody waits a day for a demo's first alarm."""
+DEFAULT_RATE: Final = 200.0  # messages a second
+TREND_HALF_LIVES: Final = (8.0, 12.0, 20.0, 35.0)  # minutes, of an hour's past
+_WARM_HISTORY_S: Final = 86_400.0
 ZONE: Final = "Asia/Shanghai"
 _LOOK_SECONDS: Final = 1.0
 _PIPE_SECONDS: Final = 5.0
@@ -53,29 +55,41 @@ class DemoOptions:
     """What to show, and for how long.
 
     `kafka`: host:port of a broker; None: a real one of our own if Java is here, else the mock. `store`: a directory
-    that is kept; None: a temporary one. `lasting_s`: end with a summary after so much time.
+    that is kept; None: a temporary one. `lasting_s`: end with a summary after so much time. `history_s`: so much past,
+    else as much as `history_messages` are at this rate; `rate` (messages a second) follows from a past that is given.
     """
 
     kafka: str | None = None
     store: Path | None = None
     lasting_s: float | None = None
-    rate: float = 200.0
+    rate: float | None = None
     seed: int = 1
+    history_s: float | None = None
     history_messages: int = 500_000  # so much past is sent at once, so that the table is full of life from the start
 
     def __post_init__(self) -> None:
-        if self.rate <= 0:
+        if self.rate is not None and self.rate <= 0:
             raise ValueError("rate must be positive")
+        if self.history_s is not None and self.history_s <= 0:
+            raise ValueError("history must be positive")
+
+    @property
+    def warm(self) -> str | None:
+        """How long a series is watched before it may alarm: nobody waits a day for a demo's first alarm."""
+        return None if (self.history_s or 0) > _WARM_HISTORY_S else ANOMALY_WARM
 
     def simulation(self, broker: Broker, prefix: str) -> Options:
         """What the simulator is to send: trends that live for minutes, so that their half-lives can be watched."""
         messages = min(self.history_messages, MOCK_HISTORY_MESSAGES if broker.kind == "mock" else self.history_messages)
-        history_s = min(HISTORY_HOURS_MAX * 3600, messages / self.rate)
+        rate = self.rate or (DEFAULT_RATE if self.history_s is None else messages / self.history_s)
+        history_s = self.history_s or min(HISTORY_HOURS_MAX * 3600, messages / rate)
+        slower = max(1.0, (self.history_s or 0) / 3600)  # of a long past, in which minutes would not be seen
         return Options(
-            seed=self.seed, rate=self.rate, history_s=history_s,
+            seed=self.seed, rate=rate, history_s=history_s,
             plant_every_minutes=30.0, plant_kinds=("spike",), plant_from_minutes=max(history_s / 60 - SPIKE_AGO, 0.0),
-            topic_prefix=prefix, conversion=Conversion(), trend_peak_share=0.03, trend_interval_minutes=8.0,
-            trend_half_lives_minutes=(8.0, 12.0, 20.0, 35.0), late_share=0.003, duplicate_share=0.01, bad_share=0.001,
+            topic_prefix=prefix, conversion=Conversion(), trend_peak_share=0.03, trend_interval_minutes=8.0 * slower,
+            trend_half_lives_minutes=tuple(minutes * slower for minutes in TREND_HALF_LIVES),
+            late_share=0.003, duplicate_share=0.01, bad_share=0.001,
             detail_events_max=0,
         )  # fmt: skip
 
@@ -115,7 +129,7 @@ def _run(options: DemoOptions, console: Console, started: ExitStack) -> int:
     if compiling:
         console.print("[dim]compiling the engine, the first time on this machine: half a minute …")
         precompile.finish(compiling)
-    engine = EngineProcess(store, broker.address, prefix)
+    engine = EngineProcess(store, broker.address, prefix, options.warm)
     started.callback(engine.stop)
     board = BoardProcess(store)
     started.callback(board.stop)
@@ -204,7 +218,7 @@ def asked(store: Path, sql: str) -> list[dict[str, Any]]:
 class EngineProcess:
     """`livepulse run` as a process of its own, its words in `engine.log` of the store's directory."""
 
-    def __init__(self, store: Path, brokers: str, prefix: str) -> None:
+    def __init__(self, store: Path, brokers: str, prefix: str, warm: str | None = None) -> None:
         self._log = store / "engine.log"
         root = Path(__file__).resolve().parent.parent
         command = [
@@ -217,9 +231,9 @@ class EngineProcess:
             brokers,
             "--store",
             str(store),
-            "--anomaly-warm",
-            ANOMALY_WARM,
         ]
+        if warm:
+            command += ["--anomaly-warm", warm]
         if prefix:
             command += ["--topic-prefix", prefix]
         environment = {name: text for name, text in os.environ.items() if not name.startswith("LIVEPULSE_")}

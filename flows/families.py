@@ -12,7 +12,7 @@ from flows.active_hours import ActivityMerge
 from flows.active_users import ActivityShard
 from flows.admission import Admission
 from flows.anomalies import AnomalyWatch
-from flows.anomaly_merge import History, WatchedMerge
+from flows.anomaly_merge import History, Trouble, WatchedMerge
 from flows.anomaly_spec import AnomalySpec
 from flows.conversion_funnel import FunnelMerge, FunnelShard
 from flows.errors import BadSetting
@@ -78,7 +78,7 @@ def step_config(
 
     `bounded`: the input is files, read at once: when things went wrong is told by their own time.
     """
-    bounds = time_bounds(settings)
+    bounds, metrics = time_bounds(settings), metrics or EngineMetrics()
     return StepConfig(
         sources=sources,
         shards=settings.shards,
@@ -90,9 +90,9 @@ def step_config(
         archive=settings.events_archive,
         admission=lambda: Admission(bounds, settings.dedupe_horizon_ms, dedupe=settings.dedupe),
         shard_kernels=_shard_kernels(settings),
-        merge_kernels=_merge_kernels(settings, history, bounded=bounded),
+        merge_kernels=_merge_kernels(settings, history, metrics.trouble, bounded=bounded),
         ledger_to=tuple(_watches(settings, declarations(settings))),
-        metrics=metrics or EngineMetrics(),
+        metrics=metrics,
         ahead=ShardsAhead(alone=settings.workers == 1),
     )
 
@@ -151,13 +151,17 @@ def _anomaly_spec(settings: Settings, watch: Watch) -> AnomalySpec:
 
 
 def _watched(
-    inner: Callable[[], MergeKernel], specs: Sequence[AnomalySpec], history: History | None, log_ahead_ms: int | None
+    inner: Callable[[], MergeKernel],
+    specs: Sequence[AnomalySpec],
+    history: History | None,
+    log_ahead_ms: int | None,
+    trouble: Trouble,
 ) -> MergeKernel:
     """The kernel with its watches; without one it keeps its state in the same format."""
     watches = [AnomalyWatch(spec) for spec in specs]
     for watch in watches:
         watch.series.baseline.prepare()
-    return WatchedMerge(inner(), watches, history, log_ahead_ms)
+    return WatchedMerge(inner(), watches, history, log_ahead_ms, trouble)
 
 
 def _heats(settings: Settings, declared: Declarations) -> list[HeatSpec]:
@@ -222,14 +226,14 @@ def _shard_kernels(settings: Settings) -> Callable[[], list[ShardKernel]]:
 
 
 def _merge_kernels(
-    settings: Settings, history: History | None, *, bounded: bool
+    settings: Settings, history: History | None, trouble: Trouble, *, bounded: bool
 ) -> Mapping[str, Callable[[], MergeKernel]]:
     declared = declarations(settings)
     specs = _watches(settings, declared)
     ahead = settings.out_of_orderness_ms if bounded else None
 
     def watched(family: str, inner: Callable[[], MergeKernel]) -> Callable[[], MergeKernel]:
-        return partial(_watched, inner, specs.get(family, ()), history, ahead)
+        return partial(_watched, inner, specs.get(family, ()), history, ahead, trouble)
 
     makers: dict[str, Callable[[], MergeKernel]] = {LedgerMerge.name: LedgerMerge}
     if "activity" in settings.families:

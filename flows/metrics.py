@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from flows.messages import MAX_TIME, MIN_TIME, Slice, SourceProgress
 from schemas.events import TOPICS
 
+_DOWN_SECONDS, _OLD_LAG_MS = 60.0, 600_000
 _SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
 
@@ -90,6 +91,7 @@ class Health:
     reads: bool = True  # has partitions; one of more workers than partitions has none, and may have no shards either
     folds: bool = False  # a shard of it was told something
     sink_down_since: float | None = None  # the store has not answered since
+    sink_failures: int = 0  # calls that failed since
 
     @property
     def idle(self) -> bool:
@@ -180,15 +182,23 @@ class EngineMetrics:
 
     def inserted(self, table: str, rows: int, seconds: float) -> None:
         """The store took rows."""
-        self.health.sink_down_since = None
+        self.health.sink_down_since, self.health.sink_failures = None, 0
         self._counters[SINK_ROWS].labels(table).inc(rows)
         self._histograms[SINK_SECONDS].labels(table).observe(seconds)
 
     def retried(self) -> None:
         """A call of the store failed and is repeated."""
         self._counters[SINK_RETRIES].inc()
+        self.health.sink_failures += 1
         if self.health.sink_down_since is None:
             self.health.sink_down_since = time.monotonic()
+
+    def trouble(self) -> tuple[int, int]:
+        """What may explain a fall: messages of lag, where they are old, and failed calls of a store that stays down."""
+        since = self.health.sink_down_since
+        down = since is not None and time.monotonic() - since >= _DOWN_SECONDS
+        lag = self.lag() or 0 if self.lag_ms() >= _OLD_LAG_MS else 0
+        return lag, self.health.sink_failures if down else 0
 
     def parts(self, active: dict[str, int]) -> None:
         """Active parts by table."""

@@ -163,11 +163,11 @@ _HOTTEST: Final = (
 )
 
 _IN_FOCUS: Final = (
-    "SELECT topic FROM (SELECT topic, max(heat) AS most FROM topic_heat WHERE $__timeFilter(tick) GROUP BY topic "
-    "ORDER BY most DESC, topic LIMIT 40) ORDER BY topic IN (SELECT topic FROM topic_lifecycle "
-    "WHERE half_life_minutes IS NOT NULL) DESC, most DESC, topic"
+    "SELECT topic FROM topic_heat WHERE $__timeFilter(tick) GROUP BY topic ORDER BY topic IN (SELECT topic "
+    "FROM topic_lifecycle WHERE half_life_minutes IS NOT NULL ORDER BY peak_heat DESC, topic LIMIT 20) DESC, "
+    "max(heat) DESC, topic LIMIT 60"
 )
-"""The same topics, those with a decay to show first."""
+"""The hottest with a decay to show, then the hottest."""
 
 TOPICS: Final = Board(
     "livepulse-topics",

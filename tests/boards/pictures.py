@@ -1,6 +1,7 @@
-"""Take the pictures of docs/boards from boards that are up: `python -m tests.boards.pictures http://127.0.0.1:8080`.
+"""Take the pictures of docs/boards from boards that are up: `python -m tests.boards.pictures URL [NAME ...]`.
 
-A `livepulse demo` of a quarter of an hour has something to show on each of them.
+A `livepulse demo` of a quarter of an hour has something to show on each of them but active-hours and funnels, which
+want a week: `livepulse demo --history 8d`. Chinese ones want a font that has the characters (fonts-noto-cjk).
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Shot:
 SHOTS = (
     Shot("live-ops", "ops"),
     Shot("live-room", "room"),
-    Shot("active-hours", "hours", "range=24h&zone=Asia/Shanghai"),
+    Shot("active-hours", "hours", "range=7d&zone=Asia/Shanghai"),
     Shot("topics", "topics"),
-    Shot("funnels", "funnels", "range=24h&zone=Asia/Shanghai&lang=zh"),
+    Shot("funnels", "funnels", "range=7d&zone=Asia/Shanghai&lang=zh"),
     Shot("anomalies", "anomalies"),
     Shot("engine-health", "engine", "range=15m&zone=Asia/Shanghai"),
     Shot("phone", "ops", "range=1h&zone=Asia/Shanghai&lang=zh&theme=light", phone=True),
@@ -51,6 +52,6 @@ def take(site: str, shot: Shot) -> None:
 
 
 if __name__ == "__main__":
-    for one in SHOTS:
+    for one in (shot for shot in SHOTS if shot.name in (sys.argv[2:] or [shot.name])):
         take(sys.argv[1].rstrip("/"), one)
         sys.stdout.write(f"{one.name}.png\n")

@@ -77,6 +77,11 @@ def test_nothing_is_told_of_calm_weeks() -> None:
     assert told(history(seed=2, days=20)).height == 0
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.1, 1.0])
+def test_zeros_are_no_news_where_hardly_anything_is_usual(rate: float) -> None:
+    assert told(history(lambda rates, _: np.full_like(rates, rate), days=15)).height == 0
+
+
 @pytest.mark.parametrize(
     ("length", "factor", "kind", "direction"),
     [(3, 3.0, "spike", "up"), (4, 0.4, "drop", "down"), (20, 0.0, "missing", "down"), (90, 0.7, "shift", "down")],
@@ -224,7 +229,8 @@ def _merge(watch: AnomalyWatch | None) -> WatchedMerge:
     return WatchedMerge(ActivityMerge(ActivitySpec(windows=(60,), hours=False)), [watch] if watch else [])
 
 
-def test_the_watch_rides_on_the_merge_and_can_be_switched_off_and_on() -> None:
+def _fallen() -> tuple[WatchedMerge, pl.DataFrame]:
+    """A merge that has been told of a fall of half an hour, and the rows it was told."""
     rows = history(during(30, 0.3)).filter(pl.col("window_start") < MONDAY + (AT + 70) * MINUTE)
     increments = rows.select(
         cut=pl.lit(60, pl.Int32), start="window_start", dim="dim", value="value", events="events",
@@ -233,6 +239,24 @@ def test_the_watch_rides_on_the_merge_and_can_be_switched_off_and_on() -> None:
     merge = _merge(AnomalyWatch(SPEC))
     schema = ActivityMerge(ActivitySpec())._rows.select("cut", "start", "dim", "value", "events", "users", "watch_ms")
     merge.fold([increments.cast(dict(schema.schema))])  # type: ignore[arg-type]
+    return merge, rows
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [((1_234, 0), "1,234 messages of lag"), ((0, 40), "40 failed writes to the store"), ((0, 0), "")],
+)
+def test_a_fall_is_checked_against_lag_and_the_store(trouble: tuple[int, int], reason: str) -> None:
+    merge, _ = _fallen()
+    merge._trouble = lambda: trouble
+    found = merge.emit(Progress(MONDAY + (AT + 5) * MINUTE, MONDAY + (AT + 6) * MINUTE, early=True))[ANOMALIES]
+    (whole,) = found.filter((pl.col("dim") == "all") & (pl.col("state") == "open")).to_dicts()
+    assert whole["route"] == ("pipeline" if reason else "business")
+    assert whole["explanation"].startswith(f"Probably ours, not the business: {reason}.") == bool(reason)
+
+
+def test_the_watch_rides_on_the_merge_and_can_be_switched_off_and_on() -> None:
+    merge, rows = _fallen()
     end = MONDAY + (AT + 70) * MINUTE
     first = merge.emit(Progress(MONDAY + (AT + 5) * MINUTE, end, early=True))
     assert first[ANOMALIES].height >= 1

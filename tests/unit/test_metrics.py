@@ -136,3 +136,18 @@ def test_workers_stand_together(tmp_path: Path) -> None:
         boards[worker].write(worker, metrics)
     standing = boards[2].read()
     assert (standing.events, standing.watermark, standing.lag) == (30, 1_000, 14)
+
+
+def test_what_may_explain_a_fall_is_old_lag_and_a_store_that_stays_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = EngineMetrics()
+    metrics.lag, old = lambda: 7, [1_000]
+    metrics.lag_ms = lambda: old[0]
+    metrics.retried()
+    assert metrics.trouble() == (0, 0)  # a moment of both is nothing
+    old[0] = 900_000
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    metrics.retried()
+    assert metrics.trouble() == (7, 2)
+    metrics.inserted("active_users", 1, 0.1)
+    assert metrics.trouble() == (7, 0)
