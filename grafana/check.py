@@ -17,7 +17,7 @@ from grafana.macros import MacroError, Range, expand
 from grafana.model import Board, Panel, views_of
 from grafana.view_times import ViewTime, measure
 
-RANGES_MS: Final = {"5m": 300_000, "1h": 3_600_000, "24h": 86_400_000}
+RANGES_MS: Final = {"5m": 300_000, "1h": 3_600_000, "24h": 86_400_000, "30d": 2_592_000_000}
 EMPTY: Final = Range(978_307_200_000, 978_310_800_000)
 """An hour of 2001, before any event that is accepted."""
 _MANY: Final = 3

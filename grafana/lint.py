@@ -21,6 +21,9 @@ FAST_REFRESH_MS: Final = 5_000
 FAST_RANGE_MS: Final = 15 * 60_000
 _DURATION_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _RAW_VARIABLE: Final = re.compile(r"\$\{(\w+)(?!\w|:singlequote)[^}]*\}|\$(?!__|\{)[a-z]\w*")
+_EACH_MINUTE: Final = re.compile(
+    r"\b(?:window_start|tick|minute) AS time\b.*\bFROM (?:active_users|live_session_minutes|topic_heat|ingest_ledger)\b"
+)
 
 
 def lint(board: dict[str, Any]) -> list[str]:
@@ -89,7 +92,7 @@ def _panels(board: dict[str, Any]) -> Iterator[str]:
             yield f"{told} must take its data source from a variable"
         if len(panel.get("targets", ())) != 1:
             yield f"{told} needs exactly one query"
-        yield from (f"{told} {fault}" for fault in (*_units(panel), *_targets(panel, names)))
+        yield from (f"{told} {fault}" for fault in (*_units(panel), *_steps(panel), *_targets(panel, names)))
 
 
 def _units(panel: dict[str, Any]) -> Iterator[str]:
@@ -104,6 +107,12 @@ def _units(panel: dict[str, Any]) -> Iterator[str]:
         yield "says nothing when there is no data (noValue)"
     if panel["type"] == "stat" and not defaults["thresholds"]["steps"]:
         yield "has no thresholds"
+
+
+def _steps(panel: dict[str, Any]) -> Iterator[str]:
+    sql = panel["targets"][0].get("rawSql") or ""
+    if panel["type"] in ("timeseries", "state-timeline") and _EACH_MINUTE.search(sql):
+        yield "has a row for each minute, of which a range of weeks has too many: group by parts.by_step"
 
 
 def _targets(panel: dict[str, Any], names: set[str]) -> Iterator[str]:

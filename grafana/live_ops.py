@@ -6,10 +6,11 @@ from typing import Final
 
 from grafana.model import Board, Column, Panel, Row, Text
 from grafana.palette import BLUE, GREEN, LADDER, ORANGE, PURPLE, SKY, SURFACES
-from grafana.parts import COMPLETE, DIM, LIVE_BOARD, as_of, plain, stat, value_of
+from grafana.parts import COMPLETE, DIM, LINES, LIVE_BOARD, MINUTES_IN, as_of, by_step, plain, stat, value_of
 
 _MINUTES: Final = "FROM active_users WHERE window_seconds = 60 AND $__timeFilter(window_start)"
 _ROOM_MINUTES: Final = "FROM live_session_minutes WHERE $__timeFilter(window_start)"
+_STEP: Final = by_step("window_start")
 _FULL: Final = f"{_MINUTES} {COMPLETE}"
 _ROOM_FULL: Final = f"{_ROOM_MINUTES} {COMPLETE}"
 
@@ -66,7 +67,7 @@ _AUDIENCE: Final = Row(
                 "Distinct users a minute; a user of both counts in each, and once in all",
                 "每分钟去重用户;同时使用两种场景者各计一次,合计只计一次",
             ),
-            f"SELECT window_start AS time, if(dim = 'all', 'all', value) AS surface, sum(users) AS users {_FULL} "
+            f"SELECT {_STEP} AS time, if(dim = 'all', 'all', value) AS surface, sum(users) / {MINUTES_IN} AS users {_FULL} "
             "AND dim IN ('all', 'surface') GROUP BY time, surface ORDER BY time, surface",
             colours=SURFACES,
         ),
@@ -74,7 +75,8 @@ _AUDIENCE: Final = Row(
             "timeseries",
             Text("Events per second", "每秒事件数"),
             Text("Accepted events, averaged over each minute", "每分钟平均的已接受事件速率"),
-            f"SELECT window_start AS time, events / 60 AS events {_FULL} AND dim = 'all' ORDER BY time",
+            f"SELECT {_STEP} AS time, sum(events) / 60 / {MINUTES_IN} AS events {_FULL} AND dim = 'all' "
+            "GROUP BY time ORDER BY time",
             unit="eps",
             colours={"events": BLUE},
         ),
@@ -88,8 +90,9 @@ _MONEY: Final = Row(
             "timeseries",
             Text("GMV per minute", "每分钟 GMV"),
             Text("Money of orders created, paid and refunded in live rooms", "直播间订单的创建、支付与退款金额"),
-            "SELECT window_start AS time, sum(gmv_created_minor) / 100 AS created, sum(gmv_minor) / 100 AS paid, "
-            f"sum(gmv_refunded_minor) / 100 AS refunded {_ROOM_FULL} GROUP BY time ORDER BY time",
+            f"SELECT {_STEP} AS time, sum(gmv_created_minor) / 100 / {MINUTES_IN} AS created, "
+            f"sum(gmv_minor) / 100 / {MINUTES_IN} AS paid, "
+            f"sum(gmv_refunded_minor) / 100 / {MINUTES_IN} AS refunded {_ROOM_FULL} GROUP BY time ORDER BY time",
             unit="currency:¥",
             colours=LADDER,
         ),
@@ -97,7 +100,7 @@ _MONEY: Final = Row(
             "timeseries",
             Text("Orders and gifts per minute", "每分钟订单与礼物"),
             Text("Orders paid and gifts given in live rooms", "直播间支付订单数与礼物数"),
-            f"SELECT window_start AS time, sum(orders) AS orders, sum(gifts) AS gifts {_ROOM_FULL} "
+            f"SELECT {_STEP} AS time, sum(orders) / {MINUTES_IN} AS orders, sum(gifts) / {MINUTES_IN} AS gifts {_ROOM_FULL} "
             "GROUP BY time ORDER BY time",
             colours={"orders": GREEN, "gifts": PURPLE},
         ),
@@ -127,7 +130,7 @@ _ROOMS: Final = Row(
                 "creator_name": plain("Host", "主播"),
                 "category": plain("Category", "类目"),
                 "state": plain("State", "状态"),
-                "watching_now": Column(Text("Watching now", "当前在看"), "short", heat=True),
+                "watching_now": Column(Text("Watching (90 s)", "在看(90 秒)"), "short", heat=True),
                 "pcu": plain("PCU", "峰值在线", "short"),
                 "entered_users": plain("Entered", "进入人数", "short"),
                 "orders": plain("Orders", "订单", "short"),
@@ -145,11 +148,15 @@ _SPLIT: Final = Row(
         Panel(
             "timeseries",
             Text("Users by the chosen dimension", "按所选维度的用户数"),
-            Text("Distinct users a minute for each value chosen", "每个所选取值每分钟的去重用户数"),
-            f"SELECT window_start AS time, value, users {_FULL} AND dim = ${{dim:singlequote}} "
-            "AND value IN (${value:singlequote}) ORDER BY time, value",
+            Text(
+                "Distinct users a minute for each value chosen, the twelve with most events",
+                "每个所选取值每分钟的去重用户数,取事件最多的十二个",
+            ),
+            f"SELECT {_STEP} AS time, value, sum(users) / {MINUTES_IN} AS users {_FULL} AND dim = ${{dim:singlequote}} "
+            f"AND value IN (SELECT value {_MINUTES} AND dim = ${{dim:singlequote}} AND value IN (${{value:singlequote}}) "
+            f"GROUP BY value ORDER BY sum(events) DESC, value LIMIT {LINES}) GROUP BY time, value ORDER BY time, value",
             width=16,
-            rows_max=100_000,
+            rows_max=20_000,
         ),
         Panel(
             "piechart",

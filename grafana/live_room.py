@@ -6,9 +6,10 @@ from typing import Final
 
 from grafana.model import Board, Panel, Row, Text, Variable
 from grafana.palette import BLUE, GREEN, LADDER, ORANGE, PURPLE, SKY
-from grafana.parts import COMPLETE, as_of, plain, stat
+from grafana.parts import COMPLETE, LINES, MINUTES_IN, as_of, by_step, plain, stat
 
 _ROOMS: Final = "FROM live_sessions WHERE live_id IN (${room:singlequote})"
+_STEP: Final = by_step("window_start")
 _MINUTES: Final = (
     "FROM live_session_minutes WHERE live_id IN (${room:singlequote}) AND $__timeFilter(window_start) " + COMPLETE
 )
@@ -113,16 +114,21 @@ _AUDIENCE: Final = Row(
         Panel(
             "timeseries",
             Text("Watching (90 s)", "在看人数(90 秒)"),
-            Text("Users with a report in the 90 s before the minute's end", "每分钟结束前 90 秒内有上报的用户数"),
-            f"SELECT window_start AS time, live_id, watching {_MINUTES} ORDER BY time, live_id",
-            rows_max=100_000,
+            Text(
+                "Users with a report in the 90 s before the minute's end; of many rooms the twelve that had most",
+                "每分钟结束前 90 秒内有上报的用户数;直播间较多时取人数最多的十二个",
+            ),
+            f"SELECT {_STEP} AS time, live_id, avg(watching) AS watching {_MINUTES} AND live_id IN (SELECT live_id "
+            f"{_MINUTES} GROUP BY live_id ORDER BY sum(watching) DESC, live_id LIMIT {LINES}) "
+            "GROUP BY time, live_id ORDER BY time, live_id",
+            rows_max=20_000,
         ),
         Panel(
             "timeseries",
             Text("Entered per minute", "每分钟进入人数"),
             Text("First views in the room, and those of them that came by way of a video", "首次进入直播间的用户,及其中由视频引流者"),
-            "SELECT window_start AS time, sum(entered_users) AS entered, sum(entered_from_video) AS from_video "
-            f"{_MINUTES} GROUP BY time ORDER BY time",
+            f"SELECT {_STEP} AS time, sum(entered_users) / {MINUTES_IN} AS entered, "
+            f"sum(entered_from_video) / {MINUTES_IN} AS from_video {_MINUTES} GROUP BY time ORDER BY time",
             colours={"entered": ORANGE, "from_video": BLUE},
         ),
     ),
@@ -135,16 +141,18 @@ _ACTS: Final = Row(
             "timeseries",
             Text("Interaction per minute", "每分钟互动"),
             Text("Likes, comments, shares and follows", "点赞、评论、分享与关注"),
-            "SELECT window_start AS time, sum(likes) AS likes, sum(comments) AS comments, sum(shares) AS shares, "
-            f"sum(follows) AS follows {_MINUTES} GROUP BY time ORDER BY time",
+            f"SELECT {_STEP} AS time, sum(likes) / {MINUTES_IN} AS likes, sum(comments) / {MINUTES_IN} AS comments, "
+            f"sum(shares) / {MINUTES_IN} AS shares, sum(follows) / {MINUTES_IN} AS follows "
+            f"{_MINUTES} GROUP BY time ORDER BY time",
             colours={"likes": PURPLE, "comments": SKY, "shares": GREEN, "follows": ORANGE},
         ),
         Panel(
             "timeseries",
             Text("GMV per minute", "每分钟 GMV"),
             Text("Money of orders created, paid and refunded", "订单创建、支付与退款金额"),
-            "SELECT window_start AS time, sum(gmv_created_minor) / 100 AS created, sum(gmv_minor) / 100 AS paid, "
-            f"sum(gmv_refunded_minor) / 100 AS refunded {_MINUTES} GROUP BY time ORDER BY time",
+            f"SELECT {_STEP} AS time, sum(gmv_created_minor) / 100 / {MINUTES_IN} AS created, "
+            f"sum(gmv_minor) / 100 / {MINUTES_IN} AS paid, "
+            f"sum(gmv_refunded_minor) / 100 / {MINUTES_IN} AS refunded {_MINUTES} GROUP BY time ORDER BY time",
             unit="currency:¥",
             colours=LADDER,
         ),

@@ -48,6 +48,17 @@ def as_of(width: int = 4) -> Panel:
 COMPLETE: Final = "AND (is_final OR window_start < (SELECT toStartOfMinute(max(last_event_time)) FROM engine_progress))"
 """Minutes that have passed: a line over one that still fills would fall at its end."""
 
+
+def by_step(column: str) -> str:
+    """Minutes in steps that a line can show: one up to a range of a day, 6 of a week, 28 of a month."""
+    return f"toStartOfInterval({column}, INTERVAL greatest(1, intDiv($__interval_s, 90)) MINUTE)"
+
+
+MINUTES_IN: Final = "uniqExact(window_start)"
+"""Of a step: sums over it are told by the minute."""
+LINES: Final = 12
+"""As many lines as the embedded board can name."""
+
 DIM: Final = Variable("dim", Text("Split by", "维度"), options=("category", "region", "platform", "channel", "surface"))
 
 

@@ -6,10 +6,15 @@ from typing import Final
 
 from grafana.model import Board, Column, Panel, Row, Text, Variable
 from grafana.palette import BLUE, GREEN, ORANGE, STAGES, VERMILION
-from grafana.parts import TOPIC_BOARD, as_of, plain, stat
+from grafana.parts import TOPIC_BOARD, as_of, by_step, plain, stat
 
 _LAST: Final = "(SELECT max(tick) FROM topic_heat WHERE is_final = 1 AND $__timeFilter(tick))"
 _CHOSEN: Final = "FROM topic_heat WHERE topic IN (${topic:singlequote}) AND $__timeFilter(tick)"
+_TEN: Final = (
+    "FROM topic_heat WHERE $__timeFilter(tick) AND topic IN "
+    f"(SELECT topic {_CHOSEN} GROUP BY topic ORDER BY max(heat) DESC, topic LIMIT 10)"
+)
+_STEP: Final = by_step("tick")
 _FOCUS: Final = "topic = ${focus:singlequote}"
 
 _FIRST: Final = Row(
@@ -58,21 +63,19 @@ _CURVES: Final = Row(
             "timeseries",
             Text("Heat", "热度"),
             Text("Decayed sum of weights of each topic chosen; the hottest ten of them", "所选话题的衰减加权热度;其中最热的十个"),
-            "SELECT tick AS time, topic, heat FROM topic_heat WHERE $__timeFilter(tick) AND topic IN "
-            f"(SELECT topic {_CHOSEN} GROUP BY topic ORDER BY max(heat) DESC, topic LIMIT 10) ORDER BY time, topic",
+            f"SELECT {_STEP} AS time, topic, argMax(heat, tick) AS heat {_TEN} GROUP BY time, topic ORDER BY time, topic",
             width=14,
             height=10,
-            rows_max=100_000,
+            rows_max=20_000,
         ),
         Panel(
             "state-timeline",
             Text("Stage of life", "生命周期阶段"),
             Text("Stage of the hottest ten topics chosen, minute by minute", "所选最热十个话题的逐分钟阶段"),
-            "SELECT tick AS time, topic, stage FROM topic_heat WHERE $__timeFilter(tick) AND topic IN "
-            f"(SELECT topic {_CHOSEN} GROUP BY topic ORDER BY max(heat) DESC, topic LIMIT 10) ORDER BY time, topic",
+            f"SELECT {_STEP} AS time, topic, argMax(stage, tick) AS stage {_TEN} GROUP BY time, topic ORDER BY time, topic",
             width=10,
             height=10,
-            rows_max=100_000,
+            rows_max=20_000,
             colours=STAGES,
         ),
     ),

@@ -5,10 +5,10 @@ import { element } from "/static/tables.js";
 
 const ALL = "$__all";
 const WORDS = {
-  en: { nothing: "No data in this range", prometheus: "Grafana shows here, from Prometheus: ", absent: "Not in this store yet: ", all: "All", none: "none", of: "chosen",
+  en: { nothing: "No data in this range", cut: "Only the first {0} rows are shown: choose a shorter range or fewer values.", prometheus: "Grafana shows here, from Prometheus: ", absent: "Not in this store yet: ", all: "All", none: "none", of: "chosen",
     range: "Range", refresh: "Refresh", zone: "Times in", theme: "Theme", language: "Language", table: "Table", about: "What is this?", live: "live", lost: "connection lost, trying again",
     wait: "waiting for the store", past: "The newest figures are of {0}: the range ends there. ", paused: "paused", light: "light", dark: "dark", here: "here", from: "from", skip: "Skip to the board", boards: "Boards" },
-  zh: { nothing: "此时间段内没有数据", prometheus: "以下内容由 Grafana 从 Prometheus 展示:", absent: "存储中尚无:", all: "全部", none: "无", of: "项已选",
+  zh: { nothing: "此时间段内没有数据", cut: "仅显示前 {0} 行:请缩短时间范围或减少取值。", prometheus: "以下内容由 Grafana 从 Prometheus 展示:", absent: "存储中尚无:", all: "全部", none: "无", of: "项已选",
     range: "时间范围", refresh: "刷新", zone: "时区", theme: "主题", language: "语言", table: "表格", about: "说明", live: "实时", lost: "连接中断,正在重试",
     wait: "等待存储", past: "最新数据截至 {0},时间范围以此为终点。", paused: "已暂停", light: "浅色", dark: "深色", here: "本地", from: "自", skip: "跳到看板", boards: "看板" },
 };
@@ -73,7 +73,8 @@ function lay(board) {
 function card(panel) {
   const body = element("div", { class: "body" });
   const about = element("p", { class: "about", hidden: true }, panel.description ?? "");
-  const shown = { panel, body, told: null, asTable: false };
+  const cut = element("p", { class: "about", role: "status", hidden: true });
+  const shown = { panel, body, cut, told: null, asTable: false };
   const toggle = (button, on) => button.setAttribute("aria-pressed", String(on));
   const buttons = [element("button", { type: "button", "aria-label": `${page.words.about} ${panel.title}`, "aria-pressed": "false", title: panel.description,
     onclick: (event) => { about.hidden = !about.hidden; toggle(event.currentTarget, !about.hidden); } }, "?")];
@@ -81,7 +82,7 @@ function card(panel) {
     buttons.unshift(element("button", { type: "button", "aria-pressed": "false", "aria-label": `${page.words.table}: ${panel.title}`,
       onclick: (event) => { shown.asTable = !shown.asTable; toggle(event.currentTarget, shown.asTable); redraw(shown); } }, page.words.table));
   const head = element("div", { class: "head" }, element("h3", { title: panel.title }, panel.title), ...buttons);
-  const made = element("article", { class: `panel ${panel.type}`, "data-panel": panel.id }, head, about, body);
+  const made = element("article", { class: `panel ${panel.type}`, "data-panel": panel.id }, head, about, cut, body);
   made.style.gridColumn = `span ${panel.gridPos.w}`;
   made.style.height = `${panel.gridPos.h * 30}px`;
   page.panels.set(panel.id, shown);
@@ -91,6 +92,8 @@ function card(panel) {
 
 function redraw(shown) {
   if (!shown.told) return;
+  shown.cut.hidden = !shown.told.cut;
+  if (shown.told.cut) shown.cut.textContent = page.words.cut.replace("{0}", shown.told.rows.length.toLocaleString("en-US"));
   try { draw(shown.panel, shown.told, shown.body, context(shown)); }
   catch (error) { console.error(shown.panel.title, error); }
 }

@@ -69,6 +69,12 @@ def spoiled(change: Callable[[dict[str, Any]], object]) -> list[str]:
     return lint(board)
 
 
+def line(board: dict[str, Any]) -> dict[str, Any]:
+    """The query of the board's first time series."""
+    found: dict[str, Any] = next(panel for panel in board["panels"] if panel["type"] == "timeseries")["targets"][0]
+    return found
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -80,6 +86,7 @@ def spoiled(change: Callable[[dict[str, Any]], object]) -> list[str]:
         (lambda b: b["panels"][1]["fieldConfig"]["defaults"].update(noValue=""), "no data"),
         (lambda b: b["panels"][1]["targets"][0].update(rawSql="SELECT $dim"), "without :singlequote"),
         (lambda b: b["panels"][1]["targets"][0].update(rawSql="SELECT ${nope:singlequote}"), "which the board lacks"),
+        (lambda b: line(b).update(rawSql="SELECT tick AS time, heat FROM topic_heat"), "a row for each minute"),
         (lambda b: b["panels"][1]["targets"][0].pop("pluginVersion"), "pluginVersion"),
         (lambda b: b["panels"][1]["gridPos"].update(w=24), "beyond the right edge|lies over"),
         (lambda b: b["templating"]["list"].pop(0), "must be the data source"),

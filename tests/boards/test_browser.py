@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 import polars as pl
 import pytest
 
+from grafana import live
 from grafana.boards import BOARDS
 from grafana.build import plain
 from grafana.live import LiveBoard
@@ -135,6 +136,18 @@ def test_every_chart_has_a_table_and_the_keyboard_reaches_it(page: Page, site: s
     assert page.run("document.querySelectorAll('.panel.bargauge tbody tr').length") == 5
     unnamed = "[...document.querySelectorAll('button, select, summary')].filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).length"
     assert page.run(unnamed) == 0
+
+
+def test_what_is_cut_off_is_said(page: Page, site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "[...document.querySelectorAll('.panel [role=status]')].filter(e => !e.hidden).map(e => e.textContent)"
+    page.open(f"{site}/d/livepulse-ops?range=24h")
+    page.wait(READY)
+    assert page.run(told) == []
+    monkeypatch.setattr(live, "_ROWS_MAX", 50)
+    page.open(f"{site}/d/livepulse-ops?range=3h")
+    page.wait(READY)
+    page.wait(f"{told}.length > 0")
+    assert set(page.run(told)) == {"Only the first 50 rows are shown: choose a shorter range or fewer values."}
 
 
 def test_text_of_events_stays_text_and_new_rows_appear_at_once(page: Page, site: str, filled: Filled) -> None:
