@@ -14,6 +14,8 @@ from flows.live_table import Snapshot, conversions
 from flows.simulate_truth import OUTCOMES, Truth
 
 _SIGMAS: Final = 3.5
+_LEAST_RATE: Final = 10.0
+"""Events a minute of a topic at its peak from which its half-life is no matter of chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,13 @@ def _conversion(snapshot: Snapshot, truth: Truth) -> list[Check]:
 
 
 def _half_lives(snapshot: Snapshot) -> list[Check]:
-    """Half-lives that the engine has measured: the step of ten minutes and counting noise leave a spread."""
+    """Half-lives that the engine has measured: the step of ten minutes and counting noise leave a spread.
+
+    A topic of few events has none to compare: noise alone halves its rate soon.
+    """
     found = []
     for row in snapshot.trends:
-        if row["half_life_minutes"] is None:
+        if row["half_life_minutes"] is None or float(row["peak_rate"] or 0.0) < _LEAST_RATE:
             continue
         measured, planted = float(row["half_life_minutes"]), float(row["planted"])
         holds = abs(measured - planted) <= 10 + 0.5 * planted

@@ -1,7 +1,7 @@
 """Take the pictures of docs/boards from boards that are up: `python -m tests.boards.pictures URL [NAME ...]`.
 
-A `livepulse demo` of a quarter of an hour has something to show on each of them but active-hours and funnels, which
-want a week: `livepulse demo --history 8d`. Chinese ones want a font that has the characters (fonts-noto-cjk).
+A `livepulse demo` of a quarter of an hour has something to show on each of them but active-hours, topics and
+funnels, which want a week: `livepulse demo --history 8d`. Chinese ones want a font that has the characters (fonts-noto-cjk).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHOTS = (
     Shot("live-ops", "ops"),
     Shot("live-room", "room"),
     Shot("active-hours", "hours", "range=7d&zone=Asia/Shanghai"),
-    Shot("topics", "topics"),
+    Shot("topics", "topics", "range=7d&zone=Asia/Shanghai"),
     Shot("funnels", "funnels", "range=7d&zone=Asia/Shanghai&lang=zh"),
     Shot("anomalies", "anomalies"),
     Shot("engine-health", "engine", "range=15m&zone=Asia/Shanghai"),

@@ -136,9 +136,11 @@ def test_summary_holds_planted_values_against_chance() -> None:
         c for c in demo_summary.checks(Snapshot(ledger=LEDGER, funnel=many), TRUTH) if c.name == "conversion to gift"
     )
     assert not gift.holds, "15 % of 20,000 visits is no chance draw of 12 %"
-    trend = {"topic": "t", "half_life_minutes": 60.0, "planted": 12.0}
+    trend = {"topic": "t", "half_life_minutes": 60.0, "planted": 12.0, "peak_rate": 50.0}
     far = demo_summary.checks(Snapshot(ledger=LEDGER, trends=[trend]), TRUTH)[-1]
     assert (far.name, far.holds, far.exact) == ("half-life of t", False, False)
+    few = demo_summary.checks(Snapshot(ledger=LEDGER, trends=[{**trend, "peak_rate": 2.0}]), TRUTH)
+    assert not any(check.name.startswith("half-life") for check in few)
 
 
 def test_summary_is_drawn_with_its_verdict() -> None:
