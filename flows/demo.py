@@ -35,6 +35,7 @@ from schemas.label_messages import TOPIC as LABELS_TOPIC
 from sinks import embedded
 
 MOCK_HISTORY_MESSAGES: Final = 200_000
+MOST_HISTORY_MESSAGES: Final = 5_000_000
 MOCK_AHEAD: Final = 40_000  # the mock cluster drops the oldest beyond 5 MB a partition: the engine must keep up
 HISTORY_HOURS_MAX: Final = 6.0
 SPIKE_AGO: Final = 11.0
@@ -72,14 +73,26 @@ class DemoOptions:
             raise ValueError("rate must be positive")
         if self.history_s is not None and self.history_s <= 0:
             raise ValueError("history must be positive")
+        self.check_past(MOST_HISTORY_MESSAGES)
+
+    def check_past(self, most: int) -> None:
+        """Raise `ValueError` if the past that is asked for has more messages than this."""
+        asked = (self.rate or 0.0) * (self.history_s or 0.0)
+        if asked > most:
+            fits = most / (self.history_s or 1.0)
+            raise ValueError(
+                f"such a past has {asked:,.0f} messages, of {most:,} at most here: a rate of {fits:.2g} fits"
+            )
 
     @property
     def warm(self) -> str | None:
         """How long a series is watched before it may alarm: nobody waits a day for a demo's first alarm."""
-        return None if (self.history_s or 0) > _WARM_HISTORY_S else ANOMALY_WARM
+        return None if (self.history_s or 0) >= _WARM_HISTORY_S else ANOMALY_WARM
 
     def simulation(self, broker: Broker, prefix: str) -> Options:
         """What the simulator is to send: trends that live for minutes, so that their half-lives can be watched."""
+        if broker.kind == "mock":
+            self.check_past(MOCK_HISTORY_MESSAGES)
         messages = min(self.history_messages, MOCK_HISTORY_MESSAGES if broker.kind == "mock" else self.history_messages)
         rate = self.rate or (DEFAULT_RATE if self.history_s is None else messages / self.history_s)
         history_s = self.history_s or min(HISTORY_HOURS_MAX * 3600, messages / rate)

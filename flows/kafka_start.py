@@ -53,7 +53,9 @@ def topic_ids(settings: Settings, lanes: Iterable[Lane]) -> dict[str, str]:
     found = {}
     for topic, answer in asked.items():
         try:
-            found[names[topic]] = str(answer.result().topic_id)
+            given = answer.result().topic_id
+            if given.get_most_significant_bits() or given.get_least_significant_bits():  # both 0: it has none
+                found[names[topic]] = str(given)
         except KafkaException as error:
             log.debug("the broker tells no id of a topic", topic=topic, error=error.args[0].str())
     return found

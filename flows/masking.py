@@ -11,7 +11,8 @@ MASK: Final = "********"
 _SECRET_PROPERTY: Final = re.compile(
     r"password|passphrase|secret|credential|private|key\.pem|jaas|token|oauthbearer\.config", re.IGNORECASE
 )
-_LOGIN: Final = re.compile(r"(?<=://).*(?=@)|^[^/]*(?=@)|(?<=\?).*", re.DOTALL)
+_NO_SECRET: Final = re.compile(r"(_file|\.url|\.id|\.file|\.location)$", re.IGNORECASE)
+_LOGIN: Final = re.compile(r"(?<=://).*(?=@)|^(?!.*://).*(?=@)|(?<=\?).*", re.DOTALL)
 _SHORTEST: Final = 4  # masking every `a` would tell more than it hides
 _known: set[str] = set()
 
@@ -41,8 +42,8 @@ def masked(text: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a Kafka property holds a secret itself (`<property>_file` names a file that does)."""
-    return bool(_SECRET_PROPERTY.search(name)) and not name.endswith("_file")
+    """Whether a Kafka property holds a secret itself (`<property>_file` and the like name a file that does)."""
+    return bool(_SECRET_PROPERTY.search(name)) and not _NO_SECRET.search(name)
 
 
 def without_login(address: str) -> str:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from flows.messages import MAX_TIME, MIN_TIME, Slice, SourceProgress
 from schemas.events import TOPICS
 
-_DOWN_SECONDS, _OLD_LAG_MS = 60.0, 600_000
+_DOWN_SECONDS, _OLD_LAG_MS, _HISTORY_MS = 60.0, 600_000, 86_400_000
 _SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
 
@@ -197,7 +197,7 @@ class EngineMetrics:
         """What may explain a fall: messages of lag, where they are old, and failed calls of a store that stays down."""
         since = self.health.sink_down_since
         down = since is not None and time.monotonic() - since >= _DOWN_SECONDS
-        lag = self.lag() or 0 if self.lag_ms() >= _OLD_LAG_MS else 0
+        lag = self.lag() or 0 if _OLD_LAG_MS <= self.lag_ms() < _HISTORY_MS else 0  # older: a replay of history
         return lag, self.health.sink_failures if down else 0
 
     def parts(self, active: dict[str, int]) -> None:

@@ -294,11 +294,20 @@ class PartBuilder:
             pl.Series("partition", _partitions(messages)[rows]),
             pl.Series("offset", messages.offsets[rows]),
             pl.col("reason").cast(pl.String),
-            "detail",
+            pl.Series("detail", self._details(messages, rejects), dtype=pl.String),
             pl.Series("raw", raws, dtype=pl.Binary),
             pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
         )
         return _numbered(dead.sort("row"))
+
+    def _details(self, messages: Messages, rejects: pl.DataFrame) -> list[str]:
+        rows, details = rejects["row"].to_list(), rejects["detail"].to_list()
+        if self._pseudonyms is None:
+            return details
+        return [
+            self._pseudonyms.detail((messages.values[row] or b"")[: self._limits.max_message_bytes], detail)
+            for row, detail in zip(rows, details, strict=True)
+        ]
 
     def _kept(self, raw: bytes | None) -> bytes:
         """A message as it may be stored."""

@@ -16,12 +16,13 @@ import orjson
 import polars as pl
 
 from flows.errors import BadSetting
+from schemas.decode_fields import FIELDS
 from schemas.hashing import hash64, id_hash
 
 _PREFIX: Final = "h1:"
 _DIGEST_BYTES: Final = 20
 _OURS: Final = re.compile(rf"{_PREFIX}[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
-_SPELT: Final = re.compile(r"[^a-z]*(user|viewer|member)?[^a-z]*u?id[^a-z]*", re.IGNORECASE).fullmatch
+_KEPT: Final = frozenset(field.name for field in FIELDS)
 _MIN_KEY_BYTES: Final = 16
 _MOST_KNOWN: Final = 1_000_000
 
@@ -76,17 +77,34 @@ class Pseudonyms:
             hidden.alias("user_id"), pl.Series("user_hash", user_hashes), pl.Series("id_hash", ids)
         )
 
+    def detail(self, message: bytes, detail: str) -> str:
+        """What is wrong with a message, which may name a value that is the user's id."""
+        try:
+            event = orjson.loads(message)
+        except orjson.JSONDecodeError:
+            return detail
+        user = event.get("user_id") if isinstance(event, dict) else None
+        return detail.replace(user, self.of(user)) if isinstance(user, str) and user and user in detail else detail
+
     def raw(self, message: bytes) -> bytes:
         """A message with its user_id replaced; nothing of one in which it cannot be found for certain.
 
-        Any field that is the id itself is replaced, and none is kept whose name is another spelling of user_id.
+        Only the contract's fields are kept, and of these none that has the id somewhere within.
         """
         try:
             event = orjson.loads(message)
             if not isinstance(event, dict) or not isinstance(user := event.get("user_id"), str):
                 return b""
             hidden = self.of(user)
-            kept = {name: value for name, value in event.items() if name == "user_id" or not _SPELT(name)}
-            return orjson.dumps({name: hidden if value == user else value for name, value in kept.items()})
+            kept = {name: value for name, value in event.items() if name in _KEPT}
+            kept = {name: hidden if value == user else value for name, value in kept.items()}
+            return orjson.dumps({name: value for name, value in kept.items() if not _holds(value, user)})
         except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):  # it reads deeper than it writes
             return b""
+
+
+def _holds(value: object, user: str) -> bool:
+    """Whether an id stands within a value that is not the id's own field any more."""
+    if isinstance(value, str):
+        return bool(user) and user in value and not _OURS.fullmatch(value)
+    return user == str(value) or (isinstance(value, list | dict) and user in str(value))

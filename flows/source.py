@@ -131,8 +131,9 @@ class SourceRun:
 
 
 class _Partition(StatefulSourcePartition[SourceItem, bytes]):
-    def __init__(self, run: SourceRun, name: str) -> None:
+    def __init__(self, run: SourceRun, name: str, topic_id: str = "") -> None:
         self._run, self._name = run, name
+        self._topic_id = run.topic_ids.get(name.rsplit("/", 1)[0]) or topic_id  # a broker that is silent forgets none
         self._committed = MIN_TIME
         self._idle = self._ended = False
 
@@ -158,8 +159,7 @@ class _Partition(StatefulSourcePartition[SourceItem, bytes]):
         self._committed = offset
         self._run.metrics.epoch(self._name)
         fail_points.reach(fail_points.IN_COMMIT)
-        topic_id = self._run.topic_ids.get(self._name.rsplit("/", 1)[0], "")
-        return msgspec.msgpack.encode(PartitionState(_FORMAT, offset, max_event_time, topic_id))
+        return msgspec.msgpack.encode(PartitionState(_FORMAT, offset, max_event_time, self._topic_id))
 
 
 class IntakeSource(FixedPartitionedSource[SourceItem, bytes]):
@@ -177,4 +177,4 @@ class IntakeSource(FixedPartitionedSource[SourceItem, bytes]):
             check_format(f"state of source partition {for_part}", resume_state, _FORMAT)
             state = msgspec.msgpack.decode(resume_state, type=PartitionState)
         self._run.feed.open(for_part, state)
-        return _Partition(self._run, for_part)
+        return _Partition(self._run, for_part, state.topic_id if state else "")

@@ -58,6 +58,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|database or disk is full")
 _SINK_PATIENCE = Patience(seconds=3_600)  # Kafka keeps what waits; /readyz and alerts tell of it
 _BROKER_THERE_SECONDS = 15  # it is asked every 10 s
+_BACKLOG_SECONDS = 10.0
 _ROUND_EVENTS = 120_000
 _MAX_WAITING = 240_000
 
@@ -126,14 +127,18 @@ def _tune_memory() -> None:
 
 def _early(intake: Intake, backlog_after_ms: int) -> Callable[[], bool]:
     """Whether early rows are wanted: nobody waits for them in a backlog. After one, what it took is given back."""
-    behind = False
+    since: float | None = None
 
     def early() -> bool:
-        nonlocal behind
-        was, behind = behind, intake.lagging(backlog_after_ms)
-        if was and not behind:  # 100 ms of another thread: a third of what a replay of a day had in use at most
+        nonlocal since
+        if intake.lagging(backlog_after_ms):
+            since = since or time.monotonic()
+            return False
+        # 100 ms of another thread, for a third of what a replay of a day had in use; of a moment there is none to give.
+        if since is not None and time.monotonic() - since >= _BACKLOG_SECONDS:
             threading.Thread(target=_give_back, name="give back memory", daemon=True).start()
-        return not behind
+        since = None
+        return True
 
     return early
 
@@ -301,6 +306,8 @@ def process_main(plan: WorkerPlan) -> None:
     except LivePulseError as error:
         log.error("worker stopped", worker=plan.index, error=str(error))
         sys.exit(error.exit_code)
-    except Exception:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # a panic of Rust is no Exception
         log.exception("worker stopped by a bug", worker=plan.index)  # multiprocessing would print it unmasked
         sys.exit(CHECK_FAILED)

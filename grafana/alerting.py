@@ -48,8 +48,9 @@ RULES: Final = (
     AlertRule(
         "livepulse-anomaly",
         "LivePulseAnomaly",
-        # Detectors judge closed windows only. Route and severity come with the row; the sentence too. Texts become
-        # labels, and other labels are another alert: the kind, which changes when a drop lasts, is none of them.
+        # Route and severity come with the row; the sentence too. Texts become labels, and other labels are another
+        # alert: the kind, which changes when a drop lasts, is none of them. (The sentence of a spike that was told
+        # while its window was open changes once, when it closes.)
         "SELECT series, dim, value, direction, severity, route, explanation, max(score) AS score FROM anomalies "
         "WHERE state = 'open' AND $__timeFilter(detected_at) "
         "GROUP BY series, dim, value, direction, severity, route, explanation "

@@ -6,9 +6,9 @@ from typing import Final
 
 from grafana.model import Board, Panel, Row, Text, Variable
 from grafana.palette import OUTCOMES, PURPLE, VERMILION, rising
-from grafana.parts import as_of, by_step, plain, stat
+from grafana.parts import MINUTES_IN, as_of, by_step, plain, stat
 
-_STEP, _MINUTES_IN = by_step("minute"), "uniqExact(minute)"
+_STEP: Final = by_step("minute")
 _LEDGER: Final = "FROM ingest_ledger WHERE $__timeFilter(minute) AND topic IN (${stream:singlequote})"
 
 _FIRST: Final = Row(
@@ -65,7 +65,7 @@ _FLOW: Final = Row(
             Text("Messages by outcome", "按结果的消息数"),
             Text("Per minute of ingestion; the outcomes add up to what was read", "按摄取分钟;各结果之和等于读取数"),
             f"SELECT {_STEP} AS time, "
-            + ", ".join(f"sum({name}) / {_MINUTES_IN} AS {name}" for name in OUTCOMES)
+            + ", ".join(f"sum({name}) / {MINUTES_IN} AS {name}" for name in OUTCOMES)
             + f" {_LEDGER} GROUP BY time ORDER BY time",
             unit="cpm",
             colours=OUTCOMES,
@@ -75,7 +75,7 @@ _FLOW: Final = Row(
             "timeseries",
             Text("Messages by topic", "按主题的消息数"),
             Text("Messages read per minute of ingestion and topic", "每分钟每主题读取的消息数"),
-            f"SELECT {_STEP} AS time, topic, sum(consumed) / {_MINUTES_IN} AS consumed {_LEDGER} "
+            f"SELECT {_STEP} AS time, topic, sum(consumed) / {MINUTES_IN} AS consumed {_LEDGER} "
             "GROUP BY time, topic ORDER BY time, topic",
             unit="cpm",
             rows_max=20_000,

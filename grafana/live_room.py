@@ -118,7 +118,7 @@ _AUDIENCE: Final = Row(
                 "Users with a report in the 90 s before the minute's end; of many rooms the twelve that had most",
                 "每分钟结束前 90 秒内有上报的用户数;直播间较多时取人数最多的十二个",
             ),
-            f"SELECT {_STEP} AS time, live_id, avg(watching) AS watching {_MINUTES} AND live_id IN (SELECT live_id "
+            f"SELECT {_STEP} AS time, live_id, sum(watching) / {MINUTES_IN} AS watching {_MINUTES} AND live_id IN (SELECT live_id "
             f"{_MINUTES} GROUP BY live_id ORDER BY sum(watching) DESC, live_id LIMIT {LINES}) "
             "GROUP BY time, live_id ORDER BY time, live_id",
             rows_max=20_000,

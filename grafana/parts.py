@@ -50,12 +50,13 @@ COMPLETE: Final = "AND (is_final OR window_start < (SELECT toStartOfMinute(max(l
 
 
 def by_step(column: str) -> str:
-    """Minutes in steps that a line can show: one up to a range of a day, 6 of a week, 28 of a month."""
-    return f"toStartOfInterval({column}, INTERVAL greatest(1, intDiv($__interval_s, 90)) MINUTE)"
+    """Minutes in steps that a line can show: on the embedded board one up to a range of a day, 6 of a week."""
+    return f"toStartOfInterval({column}, INTERVAL {_STEP_MINUTES} MINUTE)"
 
 
-MINUTES_IN: Final = "uniqExact(window_start)"
-"""Of a step: sums over it are told by the minute."""
+_STEP_MINUTES: Final = "greatest(1, intDiv($__interval_s, 90))"
+MINUTES_IN: Final = f"greatest(1, dateDiff('minute', greatest(time, $__fromTime), least(time + INTERVAL {_STEP_MINUTES} MINUTE, $__toTime)))"
+"""Of the step that begins at `time`, as far as the range has it: sums are told by the minute, those without a row too."""
 LINES: Final = 12
 """As many lines as the embedded board can name."""
 

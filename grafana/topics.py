@@ -71,7 +71,7 @@ _CURVES: Final = Row(
         Panel(
             "state-timeline",
             Text("Stage of life", "生命周期阶段"),
-            Text("Stage of the hottest ten topics chosen, minute by minute", "所选最热十个话题的逐分钟阶段"),
+            Text("Stage of the hottest ten topics chosen; over more than a day in steps of minutes", "所选最热十个话题的阶段;超过一天时按数分钟取样"),
             f"SELECT {_STEP} AS time, topic, argMax(stage, tick) AS stage {_TEN} GROUP BY time, topic ORDER BY time, topic",
             width=10,
             height=10,

@@ -68,7 +68,10 @@ def read_body(stream: BufferedIOBase, headers: Mapping[str, str], limit: int) ->
         raise ValueError("Content-Length is no number")
     if int(told) > limit:
         raise _too_large(limit)
-    return stream.read(int(told))
+    body = stream.read(int(told))
+    if len(body) < int(told):  # the client is gone: half a statement may be another one
+        raise ValueError("the body ends before its length")
+    return body
 
 
 def _chunks(stream: BufferedIOBase, limit: int) -> Iterator[bytes]:
@@ -83,7 +86,10 @@ def _chunks(stream: BufferedIOBase, limit: int) -> Iterator[bytes]:
         total += size
         if total > limit:
             raise _too_large(limit)
-        yield stream.read(size)
+        chunk = stream.read(size)
+        if len(chunk) < size:
+            raise ValueError("the body ends within a chunk")
+        yield chunk
         if stream.readline(3) not in (b"\r\n", b"\n"):
             raise ValueError("a chunk ends where its size says")
     for _ in range(_TRAILERS_MAX):

@@ -184,6 +184,8 @@ def test_the_clock_of_this_host_is_an_hour_off(
     produce(kafka.address, topic_prefix, traffic, 1_000, step_ms=100)
     process.until(lambda: process.consumed() == 3_000)
     age = json.loads(process.asked("/readyz")[1])["watermark_age_s"]
+    told = process.rows("SELECT max(ingest_time) AS at FROM livepulse.events")[0]["at"].timestamp()
+    assert abs(told - time.time() - hours * 3_600) < 600  # its clock was off
     if hours > 0:  # a slow clock closes nothing that traffic does not close
         agree(process, traffic)
     final = process.rows("SELECT count() AS n FROM livepulse.active_users WHERE is_final = 1")[0]["n"]

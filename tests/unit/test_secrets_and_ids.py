@@ -155,7 +155,11 @@ USER = "private-0"
 NOBODY = {name: value for name, value in VIEW.items() if name != "user_id"}
 DEEP = [with_raw("x", "[" * depth + "]" * depth) for depth in (253, 254, 300, 1_000, 1_024, 2_000)]
 SPELT = [compact({**NOBODY, name: USER}) for name in ("User_Id", "userId", "USER_ID", "uid", "user-id")]
-BOTH = [compact({**VIEW, "user_id": USER, name: USER, "watch_ms": -1}) for name in ("userId", "category")]
+WITHIN = {"props": {"user_id": USER}, "viewer": f"{USER} ", "category": f"of {USER}", "surface": USER, "tags": [USER]}
+BOTH = [
+    compact({**VIEW, "user_id": USER, "watch_ms": -1, name: value})
+    for name, value in {"userId": USER, "region": USER, **WITHIN}.items()
+]
 TWICE = b'{"user_id":"x","user_id":"private-0"}'
 
 

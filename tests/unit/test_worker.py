@@ -32,9 +32,12 @@ def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
 def test_memory_is_given_back_once_when_a_backlog_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     given = threading.Semaphore(0)
     monkeypatch.setattr(worker, "_give_back", given.release)
-    behind = iter([False, True, True, False, False])
+    clock = iter([1_000.0, 1_030.0, 1_100.0, 1_102.0])  # a backlog of 30 s, one of 2 s
+    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
+    told = [False, True, True, False, False, True, False]
+    behind = iter(told)
     intake = cast("Intake", SimpleNamespace(lagging=lambda _: next(behind)))
     early = worker._early(intake, 60_000)
-    assert [early() for _ in range(5)] == [True, False, False, True, True]
+    assert [early() for _ in told] == [not one for one in told]
     assert given.acquire(timeout=5)
     assert not given.acquire(timeout=0.1)
