@@ -29,6 +29,7 @@ from flows.anomaly_spec import AnomalySpec, calendar
 from flows.anomaly_step import (
     ACCEPTED,
     BECAME_SHIFT,
+    DROP,
     NOTHING,
     OPENED,
     RESOLVED,
@@ -242,6 +243,8 @@ class AnomalyWatch:
     def _anomaly(self, chunk: _Chunk, w: int, row: int, code: int = 0) -> Anomaly:
         """What is found of a row. `code`: kind of the alarm where it is another row's."""
         code = code or int(chunk.found.kind[w, row])
+        if code == ZERO and chunk.actual[w, row] > 0.0:  # a part is gone, not this
+            code = DROP
         place, measure = divmod(row, len(self.spec.measures))
         dim, value = self.series.keys[place]
         found, of = chunk.found, self.spec.measures[measure]

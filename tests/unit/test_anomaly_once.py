@@ -76,6 +76,18 @@ def test_of_what_happens_to_all_the_whole_is_told_though_a_part_alarms_first(*, 
     assert parts["explanation"].str.ends_with("Part of: active_users.events.").all()
 
 
+def test_a_part_that_is_gone_does_not_make_a_zero_of_the_whole() -> None:
+    def fall(rates: np.ndarray, region: str) -> np.ndarray:
+        return during(10, 0.0 if region == "west" else 0.75)(rates, region)
+
+    rows = live(fall, 10, deaf=16.0)
+    whole = rows.filter((pl.col("dim") == "all") & (pl.col("series") == "active_users.events")).to_dicts()[0]
+    assert (whole["state"], whole["kind"], whole["severity"]) == (OPEN, "drop", "warning")
+    assert whole["actual"] > 0
+    assert "fell to 0" not in whole["explanation"]
+    assert set(rows.filter(pl.col("value") == "west")["kind"]) == {"zero"}
+
+
 def figures(before: list[float], after: list[float]) -> Figures:
     return Figures(KEYS, (Measure("events"),), np.array(before, float)[:, None], np.array(after, float)[:, None])
 
