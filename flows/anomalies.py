@@ -208,7 +208,7 @@ class AnomalyWatch:
         """Tell what alarms; or of the whole what alarms of a part first, or of a part what it did to the whole."""
         found = self._anomaly(chunk, w, row)
         measure, key = row % len(self.spec.measures), (found.dim, found.value)
-        if self.book.confirms(found):
+        if self.book.confirms(found, health):
             return
         if key == WHOLE:
             figures = self._figures(chunk, w, found.kind)

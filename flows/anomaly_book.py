@@ -23,6 +23,10 @@ _MONEY: Final = "_minor"
 _ABSORB: Final = 15
 """The whole takes in what opened on its parts so many windows before it."""
 
+_SEVERITIES: Final = ("info", "warning", "critical")
+_TOLD: Final = ("actual", "expected", "low", "high", "score", "kind", "severity", "explanation", "route")
+"""What an alarm says of itself, but for when it began."""
+
 Key = tuple[str, str, str]  # series, dim, value
 ROWS: Final[dict[str, pl.DataType]] = {
     "window_start": pl.Int64(), "series": pl.String(), "dim": pl.String(), "value": pl.String(),
@@ -98,8 +102,11 @@ class Book:
         self.ties[whole.key] = part.key
         self.open(whole, health)
 
-    def confirms(self, found: Anomaly) -> bool:
-        """Whether this alarm of the whole was told for one of its parts; from now on it ends by itself."""
+    def confirms(self, found: Anomaly, health: Health) -> bool:
+        """Whether this alarm of the whole was told for one of its parts; from now on it ends by itself.
+
+        Where it is worse than what was told then, that is told in the row that stands.
+        """
         standing = self.standing.get(found.key)
         if standing is None or found.key not in self.ties:
             return False
@@ -107,6 +114,12 @@ class Book:
             self.close(found.key, found.window_start, accepted=False)
             return False
         del self.ties[found.key]
+        if _SEVERITIES.index(found.severity) > _SEVERITIES.index(standing.severity):
+            sent = route(found.kind, fell=found.direction != "up", health=health)
+            found.route, found.explanation = sent.to, f"{sent.sentence()} {found.explanation}".lstrip()
+            for field in _TOLD:
+                setattr(standing, field, getattr(found, field))
+            self._changed.append(standing)
         return True
 
     def parent(self, found: Anomaly) -> Anomaly | None:

@@ -173,7 +173,7 @@ def test_what_was_told_of_the_whole_for_a_part_ends_with_it_or_by_itself() -> No
         book.open_for(part, replace(ALL_OF_IT, window_start=0), Health())
         book.open(part, Health())
         assert states(book) == {"all": OPEN, "region": MERGED}
-        assert book.confirms(replace(ALL_OF_IT)) or not confirmed
+        assert book.confirms(replace(ALL_OF_IT), Health()) or not confirmed
         if not confirmed:
             book.ties[ALL_OF_IT.key] = PART.key
         book.close(PART.key, 600_000, accepted=False)
@@ -185,10 +185,44 @@ def test_a_rise_after_a_fall_that_was_told_for_a_part_is_another_one() -> None:
     book = Book()
     book.open_for(PART, replace(ALL_OF_IT, window_start=0), Health())
     rise = replace(ALL_OF_IT, direction="up", kind="spike")
-    assert not book.confirms(rise)
+    assert not book.confirms(rise, Health())
     book.open(rise, Health())
     rows = book.take()
     assert dict(zip(rows["direction"], rows["state"], strict=True)) == {"down": RESOLVED_STATE, "up": OPEN}
+
+
+def test_the_whole_that_gets_critical_after_it_was_told_for_a_part_is_told_as_that() -> None:
+    book, ours = Book(), Health(lag_messages=1_234)
+    book.open_for(PART, replace(ALL_OF_IT, window_start=0), Health())
+    book.take()
+    worse = replace(ALL_OF_IT, actual=0, score=0.9, kind="missing", severity="critical", explanation="Nothing arrived.")
+    assert book.confirms(worse, ours)
+    (row,) = book.take().to_dicts()
+    assert (row["window_start"], row["state"], row["detected_at"]) == (0, OPEN, 60_000)
+    assert (row["severity"], row["kind"], row["actual"], row["score"]) == ("critical", "missing", 0, 0.9)
+    assert row["route"] == "pipeline"
+    assert row["explanation"] == "Probably ours, not the business: 1,234 messages of lag. Nothing arrived."
+    assert not book.ties
+
+
+def test_the_whole_that_is_no_worse_than_it_was_told_is_not_told_again() -> None:
+    book = Book()
+    book.open_for(PART, replace(ALL_OF_IT, window_start=0, severity="critical"), Health())
+    book.take()
+    assert book.confirms(replace(ALL_OF_IT), Health())
+    assert book.take().height == 0
+    assert book.standing[ALL_OF_IT.key].severity == "critical"
+
+
+def test_a_fall_that_deepens_is_told_as_critical() -> None:
+    def fall(rates: np.ndarray, region: str) -> np.ndarray:
+        changed = during(30, 0.1 if region == "west" else 0.7)(rates, region)
+        changed[AT + 3 : AT + 30] *= 0.1
+        return changed
+
+    rows = live(fall, 30, deaf=16.0).filter((pl.col("dim") == "all") & (pl.col("state") == OPEN))
+    assert rows["window_start"].unique().to_list() == [MONDAY + AT * MINUTE]
+    assert rows["severity"].unique(maintain_order=True).to_list() == ["warning", "critical"]
 
 
 @functools.cache
