@@ -185,11 +185,13 @@ class AnomalyWatch:
 
     def _tell(self, chunk: _Chunk, evidence: Evidence) -> None:
         mixes = self._mix_events(chunk)
-        for w in sorted({*np.flatnonzero((chunk.found.event != NOTHING).any(axis=1)).tolist(), *mixes}):
+        for w in range(len(chunk.starts)):
             for row in np.flatnonzero(chunk.found.event[w]).tolist():
                 self._tell_event(chunk, w, row, evidence)
             for dim, event, distance, score in mixes.get(w, ()):
                 self._tell_mix(chunk, w, dim, (event, distance, score), evidence)
+            for whole in self.book.loose():
+                self._release(chunk, w, whole)
 
     def _tell_event(self, chunk: _Chunk, w: int, row: int, evidence: Evidence) -> None:
         place, measure = divmod(row, len(self.spec.measures))

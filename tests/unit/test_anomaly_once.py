@@ -14,7 +14,7 @@ from flows.anomalies import AnomalyWatch
 from flows.anomaly_book import MERGED, OPEN, RESOLVED_STATE, ROWS, Anomaly, Book
 from flows.anomaly_once import is_of_the_whole, part_of
 from flows.anomaly_route import Health
-from flows.anomaly_series import WHOLE
+from flows.anomaly_series import WHOLE, Key
 from flows.anomaly_step import TAIL
 from flows.anomaly_why import Figures
 from flows.bench_anomalies import Planted, judge
@@ -29,13 +29,15 @@ PART = Anomaly(
 ALL_OF_IT = replace(PART, dim="all", value="", window_start=60_000 * 20)
 
 
-def live(change: Change, length: int, *, deaf: float = 0.0, restart: bool = False) -> pl.DataFrame:
-    """What is told minute by minute around `AT`. `deaf`: tail of the whole's noise: its own alarm comes late."""
+def live(
+    change: Change, length: int, *, deaf: float = 0.0, of: tuple[Key, ...] = (WHOLE,), restart: bool = False
+) -> pl.DataFrame:
+    """What is told minute by minute around `AT`. `deaf`: tail of the noise `of` these: their own alarms come late."""
     rows = history(change)
     start, watch = MONDAY + (AT - 5) * MINUTE, AnomalyWatch(SPEC)
     watch.warm_start(rows.filter(pl.col("window_start") < start))
     if deaf:
-        watch.series.baseline.facts[watch.series.places[WHOLE], TAIL] = deaf
+        watch.series.baseline.facts[[watch.series.places[key] for key in of], TAIL] = deaf
     told = []
     for minute in range(length + 60):
         at = start + minute * MINUTE
@@ -167,18 +169,67 @@ def test_when_the_part_is_over_and_the_whole_is_not_it_is_told(state: str, *, go
     assert not again.ties
 
 
-def test_what_was_told_of_the_whole_for_a_part_ends_with_it_or_by_itself() -> None:
-    for confirmed in (False, True):
-        book, part = Book(), replace(PART)
-        book.open_for(part, replace(ALL_OF_IT, window_start=0), Health())
+def told_for_a_part() -> Book:
+    """The whole was told when a part alarmed."""
+    book, part = Book(), replace(PART)
+    book.open_for(part, replace(ALL_OF_IT, window_start=0), Health())
+    book.open(part, Health())
+    return book
+
+
+def over(book: Book, part: Anomaly, *, goes_on: bool) -> None:
+    book.close(part.key, 600_000, accepted=False)
+    book.release(part.key, 600_000, lambda _: goes_on)
+
+
+@pytest.mark.parametrize(("confirmed", "goes_on"), [(False, False), (False, True), (True, False), (True, True)])
+def test_what_was_told_of_the_whole_for_a_part_ends_with_it_or_by_itself(*, confirmed: bool, goes_on: bool) -> None:
+    book = told_for_a_part()
+    assert states(book) == {"all": OPEN, "region": MERGED}
+    if confirmed:
+        assert book.confirms(replace(ALL_OF_IT), Health())
+    over(book, PART, goes_on=goes_on)
+    assert (ALL_OF_IT.key in book.standing) is (confirmed or goes_on)
+
+
+def test_what_was_told_of_the_whole_stands_for_the_parts_that_go_on() -> None:
+    book = told_for_a_part()
+    rise, users = replace(PART, value="c", direction="up"), replace(PART, value="d", series="active_users.users")
+    other = replace(PART, value="b")
+    for part in (rise, users, other):
         book.open(part, Health())
-        assert states(book) == {"all": OPEN, "region": MERGED}
-        assert book.confirms(replace(ALL_OF_IT), Health()) or not confirmed
-        if not confirmed:
-            book.ties[ALL_OF_IT.key] = PART.key
-        book.close(PART.key, 600_000, accepted=False)
-        book.release(PART.key, 600_000, lambda _: True)
-        assert (ALL_OF_IT.key in book.standing) is confirmed
+    over(book, PART, goes_on=True)
+    assert book.ties == {ALL_OF_IT.key: other.key}  # of its own measure first
+    over(book, other, goes_on=True)
+    assert book.ties == {ALL_OF_IT.key: users.key}
+    over(book, users, goes_on=True)
+    assert book.standing[ALL_OF_IT.key].state == OPEN
+    assert book.loose() == [ALL_OF_IT.key]
+
+
+def test_what_was_told_of_the_whole_ends_in_its_range_when_no_part_is_left() -> None:
+    book = told_for_a_part()
+    over(book, PART, goes_on=True)
+    again = Book()
+    again.become(book.plain(), book.plain_ties())  # across a restart
+    for goes_on in (True, True, False):
+        (loose,) = again.loose()
+        again.release(loose, 1_200_000, lambda _, goes_on=goes_on: goes_on)  # type: ignore[misc]
+    assert states(again) == {"all": RESOLVED_STATE}
+    assert not again.loose()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_whole_stands_while_it_is_out_though_its_part_is_over(*, restart: bool) -> None:
+    def fall(rates: np.ndarray, region: str) -> np.ndarray:
+        return during(5, 0.2)(rates, region) if region == "west" else during(14, 0.7)(rates, region)
+
+    rows = live(fall, 14, deaf=16.0, of=(WHOLE, ("region", "north"), ("region", "south")), restart=restart)
+    assert was_told(rows) == [("all", "")]
+    west = rows.filter((pl.col("value") == "west") & pl.col("resolved_at").is_not_null())
+    (whole,) = rows.filter((pl.col("dim") == "all") & pl.col("resolved_at").is_not_null()).to_dicts()
+    assert west["resolved_at"].to_list() == [MONDAY + (AT + 10) * MINUTE]
+    assert whole["resolved_at"] == MONDAY + (AT + 15) * MINUTE
 
 
 def test_a_rise_after_a_fall_that_was_told_for_a_part_is_another_one() -> None:
