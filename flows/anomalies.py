@@ -9,6 +9,7 @@ which replay to the same state.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -294,6 +295,11 @@ class AnomalyWatch:
     def _mix_events(self, chunk: _Chunk) -> dict[int, list[tuple[str, int, float, float]]]:
         events: dict[int, list[tuple[str, int, float, float]]] = {}
         size, measures = self.spec.window_ms, len(self.spec.measures)
+        values = Counter(dim for dim, _ in self.series.keys)
+        for dim, watch in self._mixes.items():
+            if watch.open and values[dim] < 2:  # they left their places: there is no mix any more
+                watch.open = False
+                events.setdefault(0, []).append((dim, RESOLVED, 0.0, 0.0))
         for dim in dict.fromkeys(d for d, _ in self.series.keys if d != ALL and self.spec.watch.mixed):
             rows = [i * measures for i, key in enumerate(self.series.keys) if key[0] == dim]
             watch = self._mixes.setdefault(dim, MixWatch())

@@ -137,6 +137,32 @@ def test_a_mix_that_was_told_says_it_too() -> None:
     assert part_of(ALL_OF_IT, figures([1_000, 100, 900, 1_000], [700, 70, 630, 700]), 0, [mix]) is None
 
 
+def test_a_mix_of_what_is_watched_no_more_says_nothing() -> None:
+    mix = replace(PART, series="active_users.events.share", dim="device", value="", kind="mix", direction="mix")
+    told = figures([1_000, 100, 900, 1_000], [910, 10, 900, 900])
+    assert part_of(ALL_OF_IT, told, 0, [mix]) is None
+    assert part_of(ALL_OF_IT, told, 0, [mix, PART]) is PART
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_mix_ends_when_its_values_are_watched_no_more(left: int) -> None:
+    def swap(rates: np.ndarray, region: str) -> np.ndarray:
+        return during(60, {"north": 0.7, "south": 1.0, "west": 1.75}[region])(rates, region)
+
+    rows, end = history(swap), MONDAY + (AT + 20) * MINUTE
+    watch = AnomalyWatch(SPEC)
+    found = watch.observe(rows.filter(pl.col("window_start") < end), end)
+    assert found.filter((pl.col("kind") == "mix") & pl.col("resolved_at").is_null()).height == 1
+    for place, (dim, _) in list(enumerate(watch.series.keys))[1 + left :]:  # others take their places
+        watch.series._place((f"{dim}_of_old", str(place)), place)
+    for minute in range(2):
+        at = end + minute * MINUTE
+        now = rows.filter((pl.col("window_start") == at) & (pl.col("dim") == "all"))
+        found = watch.observe(now, at + MINUTE).filter(pl.col("kind") == "mix")
+        assert found["resolved_at"].to_list() == ([end + MINUTE] if minute == 0 else [])
+    assert not any(a.kind == "mix" for a in watch.book.standing.values())
+
+
 def stood(route: str = "business") -> Book:
     """A part that was told, and the whole that follows."""
     book, ours = Book(), Health(rejected_share=0.4, usual_rejected_share=0.001)
