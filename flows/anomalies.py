@@ -9,6 +9,7 @@ which replay to the same state.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,7 @@ from flows.anomaly_spec import AnomalySpec, calendar
 from flows.anomaly_step import (
     ACCEPTED,
     BECAME_SHIFT,
+    DROP,
     NOTHING,
     OPENED,
     RESOLVED,
@@ -184,11 +186,13 @@ class AnomalyWatch:
 
     def _tell(self, chunk: _Chunk, evidence: Evidence) -> None:
         mixes = self._mix_events(chunk)
-        for w in sorted({*np.flatnonzero((chunk.found.event != NOTHING).any(axis=1)).tolist(), *mixes}):
+        for w in range(len(chunk.starts)):
             for row in np.flatnonzero(chunk.found.event[w]).tolist():
                 self._tell_event(chunk, w, row, evidence)
             for dim, event, distance, score in mixes.get(w, ()):
                 self._tell_mix(chunk, w, dim, (event, distance, score), evidence)
+            for whole in self.book.loose():
+                self._release(chunk, w, whole)
 
     def _tell_event(self, chunk: _Chunk, w: int, row: int, evidence: Evidence) -> None:
         place, measure = divmod(row, len(self.spec.measures))
@@ -207,7 +211,7 @@ class AnomalyWatch:
         """Tell what alarms; or of the whole what alarms of a part first, or of a part what it did to the whole."""
         found = self._anomaly(chunk, w, row)
         measure, key = row % len(self.spec.measures), (found.dim, found.value)
-        if self.book.confirms(found):
+        if self.book.confirms(found, health):
             return
         if key == WHOLE:
             figures = self._figures(chunk, w, found.kind)
@@ -242,6 +246,8 @@ class AnomalyWatch:
     def _anomaly(self, chunk: _Chunk, w: int, row: int, code: int = 0) -> Anomaly:
         """What is found of a row. `code`: kind of the alarm where it is another row's."""
         code = code or int(chunk.found.kind[w, row])
+        if code == ZERO and chunk.actual[w, row] > 0.0:  # a part is gone, not this
+            code = DROP
         place, measure = divmod(row, len(self.spec.measures))
         dim, value = self.series.keys[place]
         found, of = chunk.found, self.spec.measures[measure]
@@ -289,6 +295,11 @@ class AnomalyWatch:
     def _mix_events(self, chunk: _Chunk) -> dict[int, list[tuple[str, int, float, float]]]:
         events: dict[int, list[tuple[str, int, float, float]]] = {}
         size, measures = self.spec.window_ms, len(self.spec.measures)
+        values = Counter(dim for dim, _ in self.series.keys)
+        for dim, watch in self._mixes.items():
+            if watch.open and values[dim] < 2:  # they left their places: there is no mix any more
+                watch.open = False
+                events.setdefault(0, []).append((dim, RESOLVED, 0.0, 0.0))
         for dim in dict.fromkeys(d for d, _ in self.series.keys if d != ALL and self.spec.watch.mixed):
             rows = [i * measures for i, key in enumerate(self.series.keys) if key[0] == dim]
             watch = self._mixes.setdefault(dim, MixWatch())

@@ -23,6 +23,10 @@ _MONEY: Final = "_minor"
 _ABSORB: Final = 15
 """The whole takes in what opened on its parts so many windows before it."""
 
+_SEVERITIES: Final = ("info", "warning", "critical")
+_TOLD: Final = ("actual", "expected", "low", "high", "score", "kind", "severity", "explanation", "route")
+"""What an alarm says of itself, but for when it began."""
+
 Key = tuple[str, str, str]  # series, dim, value
 ROWS: Final[dict[str, pl.DataType]] = {
     "window_start": pl.Int64(), "series": pl.String(), "dim": pl.String(), "value": pl.String(),
@@ -69,7 +73,10 @@ class Book:
     def __init__(self) -> None:
         self.standing: dict[Key, Anomaly] = {}
         self.ties: dict[Key, Key] = {}
-        """Of the whole: the part for which it was told before its own alarm, or (merged) whose change is its own."""
+        """Of the whole: the part for which it was told before its own alarm, or (merged) whose change is its own.
+
+        Of itself: those parts are over, and it goes on.
+        """
         self._changed: list[Anomaly] = []
 
     def open(self, found: Anomaly, health: Health, part: Anomaly | None = None) -> None:
@@ -98,8 +105,11 @@ class Book:
         self.ties[whole.key] = part.key
         self.open(whole, health)
 
-    def confirms(self, found: Anomaly) -> bool:
-        """Whether this alarm of the whole was told for one of its parts; from now on it ends by itself."""
+    def confirms(self, found: Anomaly, health: Health) -> bool:
+        """Whether this alarm of the whole was told for one of its parts; from now on it ends by itself.
+
+        Where it is worse than what was told then, that is told in the row that stands.
+        """
         standing = self.standing.get(found.key)
         if standing is None or found.key not in self.ties:
             return False
@@ -107,6 +117,12 @@ class Book:
             self.close(found.key, found.window_start, accepted=False)
             return False
         del self.ties[found.key]
+        if _SEVERITIES.index(found.severity) > _SEVERITIES.index(standing.severity):
+            sent = route(found.kind, fell=found.direction != "up", health=health)
+            found.route, found.explanation = sent.to, f"{sent.sentence()} {found.explanation}".lstrip()
+            for field in _TOLD:
+                setattr(standing, field, getattr(found, field))
+            self._changed.append(standing)
         return True
 
     def parent(self, found: Anomaly) -> Anomaly | None:
@@ -149,17 +165,35 @@ class Book:
         self._changed.append(anomaly)
 
     def release(self, part: Key, at: int, is_out: Callable[[Anomaly], bool]) -> None:
-        """A part is over: what was told of the whole for it ends too; what was not, is told if it goes on."""
+        """A part is over: what was told of the whole for it ends too, unless it goes on; what was not, is told then.
+
+        What goes on is told for another of its parts, or where none is left for itself: see `loose`.
+        """
         for key in [whole for whole, of in self.ties.items() if of == part]:
-            whole = self.standing[key]
+            whole, goes_on = self.standing[key], is_out(self.standing[key])
             if whole.state == OPEN:
-                self.close(key, at, accepted=False)
+                if goes_on:
+                    self.ties[key] = self._part(whole)
+                else:
+                    self.close(key, at, accepted=False)
                 continue
             del self.ties[key]
-            if is_out(whole):
+            if goes_on:
                 whole.state = OPEN
                 whole.explanation += " That is over, this goes on."
                 self._changed.append(whole)
+
+    def _part(self, whole: Anomaly) -> Key:
+        """A part that was told by the whole and stands, of the same measure first; the whole itself: there is none."""
+        parts = [
+            a for a in self.standing.values()
+            if a.state == MERGED and a.dim != ALL and a.direction == whole.direction
+        ]  # fmt: skip
+        return min(parts, key=lambda a: a.series != whole.series, default=whole).key
+
+    def loose(self) -> list[Key]:
+        """What was told of the whole for parts that are all over: to be released when it is in its range."""
+        return [whole for whole, of in self.ties.items() if of == whole]
 
     def opened(self, like: Anomaly) -> bool:
         """Whether one of this key and window was told since the last `take`, or stands."""

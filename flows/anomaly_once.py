@@ -36,7 +36,8 @@ def part_of(whole: Anomaly, figures: Figures, measure: int, standing: Iterable[A
         mine = [a for a in told if a.dim == dim]
         values = {(dim, a.value) for a in mine} & of.keys()
         if any(a.direction == MIX for a in mine):  # the sentence names those that moved most
-            values.add(max((key for key in of if key[0] == dim), key=lambda key: abs(of[key][1] - of[key][0])))
+            most = max((key for key in of if key[0] == dim), key=lambda key: abs(of[key][1] - of[key][0]), default=None)
+            values |= {most} if most else set()  # none: its values are watched no more
         before, after = (sum(of[key][i] for key in values) for i in range(2))
         if values and _own(before, after, *of[WHOLE]) >= MOST:
             return max(mine, key=lambda a: abs(np.subtract(*of.get((dim, a.value), (0.0, 0.0)))))

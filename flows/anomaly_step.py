@@ -89,6 +89,7 @@ def step(  # noqa: PLR0913, PLR0917  # Numba takes arrays one by one
     accept: float,
 ) -> None:
     """See `flows.anomaly_baseline.Baseline.step`."""
+    warm = max(warm, 1.0)  # of nothing that was seen there is nothing to tell
     for w in range(actual.shape[0]):
         slot = slots[w]
         for s in range(actual.shape[1]):
@@ -137,6 +138,7 @@ def limits(  # noqa: PLR0913, PLR0917  # see step
     warm: float,
 ) -> None:
     """See `flows.anomaly_baseline.Baseline.limits`."""
+    warm = max(warm, 1.0)
     for i in range(len(rows)):
         s = rows[i]
         season = _season(s, slots[i], besides[i], weights[i], hours)

@@ -12,10 +12,12 @@ import pytest
 
 from flows.active_hours import ActivityMerge, ActivitySpec
 from flows.anomalies import GAP_MS, AnomalyWatch
+from flows.anomaly_baseline import Baseline, Times
 from flows.anomaly_book import ROWS
 from flows.anomaly_merge import ANOMALIES, WatchedMerge
 from flows.anomaly_route import Health
 from flows.anomaly_spec import AnomalySpec, calendar
+from flows.anomaly_step import NOTHING
 from flows.kernel import Progress
 from schemas.rows import frame_to_arrow
 from schemas.tables import table_of
@@ -216,6 +218,14 @@ def test_preparing_changes_nothing() -> None:
     watch = AnomalyWatch(SPEC)
     watch.series.baseline.prepare()
     assert watch.snapshot() == AnomalyWatch(SPEC).snapshot()
+
+
+def test_a_series_may_need_no_warming() -> None:
+    baseline, windows = Baseline(1, warm=0, accept=12), np.arange(48)
+    times = Times(windows % 168, (windows + 1) % 168, np.zeros(48))
+    found = baseline.step(np.full((48, 1), 100.0), times, np.ones(1, np.bool_), whole=np.ones(1, np.bool_))
+    assert np.isfinite(found.score).all()
+    assert (found.event == NOTHING).all()
 
 
 def test_rows_fit_the_table() -> None:
