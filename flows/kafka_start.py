@@ -170,13 +170,15 @@ class ResumingFeed:
         place = TopicPartition(self._settings.topic(topic), partition)
         low, high = self._ends[name]
         wanted = state.next_offset if state is not None else self._first.get(name, low)
-        anew = state is not None and "" not in (was := (state.topic_id, self._ids.get(topic, ""))) and was[0] != was[1]
+        was, now = state.topic_id if state is not None else "", self._ids.get(topic, "")
+        anew = bool(was and now) and was != now
         if anew or wanted < low or wanted > high:
             if anew:
                 what = f"is another one, from {low} to {high}: the topic was deleted and made anew"
+            elif wanted < low:
+                what = f"starts at {low}"
             else:
-                ends = f"ends at {high}: was the topic deleted and made anew?"
-                what = f"starts at {low}" if wanted < low else ends
+                what = f"ends at {high}: was the topic deleted and made anew?"
             if not self._settings.accept_loss:
                 raise Stop(
                     f"partition {partition} of topic {place.topic}: the next offset to read is {wanted}, "

@@ -176,11 +176,12 @@ class Decoder:
         present = picked(found[PRESENT])
 
         def array(name: str) -> pa.Array | None:
-            if not _has(present, name).any():
+            is_there = _has(present, name)
+            if not is_there.any():
                 return None
             if name == "tags":
                 return list_array(text, extra, notes, picked(found[TAG_FIRST]), picked(found[TAG_COUNT]))
-            values, is_there = picked(found[self._slots[name]]), _has(present, name)
+            values = picked(found[self._slots[name]])
             if name in _NUMBERS:
                 return integer_array(values, is_there)
             return boolean_array(values, is_there) if name in _BOOLEANS else text_array(text, extra, values, is_there)
