@@ -125,17 +125,17 @@ def _tune_memory() -> None:
         libc.mallopt(_M_ARENA_MAX, 2)
 
 
-def _early(intake: Intake, backlog_after_ms: int) -> Callable[[], bool]:
+def _early(intake: Intake, backlog_after_ms: int, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
     """Whether early rows are wanted: nobody waits for them in a backlog. After one, what it took is given back."""
     since: float | None = None
 
     def early() -> bool:
         nonlocal since
         if intake.lagging(backlog_after_ms):
-            since = since or time.monotonic()
+            since = since or clock()
             return False
         # 100 ms of another thread, for a third of what a replay of a day had in use; of a moment there is none to give.
-        if since is not None and time.monotonic() - since >= _BACKLOG_SECONDS:
+        if since is not None and clock() - since >= _BACKLOG_SECONDS:
             threading.Thread(target=_give_back, name="give back memory", daemon=True).start()
         since = None
         return True

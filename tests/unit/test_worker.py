@@ -33,11 +33,10 @@ def test_memory_is_given_back_once_when_a_backlog_is_over(monkeypatch: pytest.Mo
     given = threading.Semaphore(0)
     monkeypatch.setattr(worker, "_give_back", given.release)
     clock = iter([1_000.0, 1_030.0, 1_100.0, 1_102.0])  # a backlog of 30 s, one of 2 s
-    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
     told = [False, True, True, False, False, True, False]
     behind = iter(told)
     intake = cast("Intake", SimpleNamespace(lagging=lambda _: next(behind)))
-    early = worker._early(intake, 60_000)
+    early = worker._early(intake, 60_000, lambda: next(clock))
     assert [early() for _ in told] == [not one for one in told]
     assert given.acquire(timeout=5)
     assert not given.acquire(timeout=0.1)
