@@ -133,7 +133,7 @@ class SourceRun:
 class _Partition(StatefulSourcePartition[SourceItem, bytes]):
     def __init__(self, run: SourceRun, name: str, topic_id: str = "") -> None:
         self._run, self._name = run, name
-        self._topic_id = run.topic_ids.get(name.rsplit("/", 1)[0]) or topic_id  # a broker that is silent forgets none
+        self._topic_id = run.topic_ids.get(name.rsplit("/", 1)[0]) or topic_id  # a broker without ids forgets none
         self._committed = MIN_TIME
         self._idle = self._ended = False
 
