@@ -29,7 +29,7 @@ def test_a_topic_that_the_broker_does_not_describe_ends_the_start(
 ) -> None:
     """Without an id, a longer log of a topic made anew would be read on in its middle."""
     topics(kafka, names=("view",))
-    with pytest.raises(DependencyDown, match="does not describe topic .*like: .*Unknown topic"):
+    with pytest.raises(DependencyDown, match=r"does not describe topic .*like: .*Unknown topic"):
         topic_ids(settings_for(kafka), [("view", 0), ("like", 0)])
 
 
