@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import enum
 import errno
@@ -23,7 +22,7 @@ import structlog
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import cluster_main, run_main
 
-from flows import precompile
+from flows import memory, precompile
 from flows.anomaly_history import read_history
 from flows.dataflow import build
 from flows.errors import CHECK_FAILED, DependencyDown, LivePulseError, Stop
@@ -33,6 +32,7 @@ from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, topic_ids, warm_consumer
 from flows.label_feed import labels_read
 from flows.masking import remember
+from flows.memory import Backlog
 from flows.metrics import EngineMetrics
 from flows.monitor import monitored
 from flows.recovery import RecoveryDir
@@ -53,12 +53,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|database or disk is full")
 _SINK_PATIENCE = Patience(seconds=3_600)  # Kafka keeps what waits; /readyz and alerts tell of it
 _BROKER_THERE_SECONDS = 15  # it is asked every 10 s
-_BACKLOG_SECONDS = 10.0
 _ROUND_EVENTS = 120_000
 _MAX_WAITING = 240_000
 
@@ -113,39 +111,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _tune_memory() -> None:
-    """Let glibc keep what a batch allocates for the next one, and give back what is large.
-
-    Fresh pages for every array took a quarter of the dataflow's CPU; arrays kept by each thread, 300 MB of a replay.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
-        libc.mallopt(_M_ARENA_MAX, 2)
-
-
-def _early(intake: Intake, backlog_after_ms: int, clock: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
-    """Whether early rows are wanted: nobody waits for them in a backlog. After one, what it took is given back."""
-    since: float | None = None
+def _early(intake: Intake, backlog_after_ms: int, backlog: Backlog) -> Callable[[], bool]:
+    """Whether early rows are wanted: nobody waits for them in a backlog."""
 
     def early() -> bool:
-        nonlocal since
-        if intake.lagging(backlog_after_ms):
-            since = since or clock()
-            return False
-        # 100 ms of another thread, for a third of what a replay of a day had in use; of a moment there is none to give.
-        if since is not None and clock() - since >= _BACKLOG_SECONDS:
-            threading.Thread(target=_give_back, name="give back memory", daemon=True).start()
-        since = None
-        return True
+        behind = intake.lagging(backlog_after_ms)
+        backlog.stands(behind=behind)
+        return not behind
 
     return early
-
-
-def _give_back() -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
@@ -154,13 +128,13 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     Raises:
         LivePulseError: the engine had to stop; its text says why.
     """
-    _tune_memory()
+    memory.tune()
     settings = plan.settings
     bounds = time_bounds(settings)
     recovery = RecoveryDir(plan.recovery)
     board = AlignmentBoard(recovery.alignment_path, plan.index, settings.workers)
     intake = Intake(bounds, board, plan.index, follow_clock=True)
-    consumer = make_consumer(settings)
+    consumer = make_consumer(settings, len(plan.own_lanes))
     builder = part_builder(settings)
     reading = KafkaFeed(
         consumer, intake, builder,
@@ -175,7 +149,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         intake,
         feed,
         now_ms,
-        _early(intake, settings.backlog_after_ms),
+        _early(intake, settings.backlog_after_ms, memory.Backlog()),
         _ROUND_EVENTS,
         bounded=False,
         drain=drain,
