@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,17 +17,7 @@ from flows.messages import MAX_TIME, MIN_TIME, Slice, SourceProgress
 from flows.parts import Part
 from flows.watermark import PartitionTime, SourceClock, TimeBounds
 
-_SPARSE_ROUND = 8_000  # messages; a round of a sparse day costs about as much as these
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How far one partition has been read."""
-
-    name: str
-    messages: int  # that wait
-    newest: int  # event time of the last of them, or of the last one released
-    ahead: bool  # the last one may not go yet: another partition is behind
+_CHUNK_MESSAGES = 20_000
 
 
 class AlignmentBoard:
@@ -73,10 +62,6 @@ class _Lane:
                 break
         return count
 
-    def newest(self) -> int:
-        """The event time that this partition is at once all that waits is released."""
-        return int(self.waiting[-1].maxima[-1]) if self.waiting else self.time.max_event_time
-
     def front(self) -> int:
         """The event time that this partition would be at after one more message."""
         if self.waiting:
@@ -95,7 +80,6 @@ class Intake:
         self._lanes: dict[str, _Lane] = {}
         self._lock = threading.Lock()
         self._follow_clock = follow_clock  # false for bounded input, which has no idleness
-        self._until = MAX_TIME  # of this round; MAX_TIME: no more than alignment says
         self.arrived = threading.Event()
         self.lag_ms = 0
 
@@ -131,30 +115,22 @@ class Intake:
         """Messages that wait, of all partitions."""
         return sum(lane.messages for lane in self._lanes.values())
 
-    def standing(self, names: Iterable[str]) -> list[Standing]:
-        """How far these partitions have been read."""
+    def ready(self, most: int) -> bool:
+        """Whether `most` messages may go, or all there are: every partition was read to its end."""
         with self._lock:
-            limit, lanes = self._limit(), [self._lanes[name] for name in names]
-            return [Standing(lane.name, lane.messages, newest := lane.newest(), newest > limit) for lane in lanes]
-
-    def ready(self, worth: int) -> bool:
-        """Whether a round would release so many messages, or all there are: every partition was read to its end.
-
-        In sparse history a smaller round will do.
-        """
-        with self._lock:
-            lanes = self._lanes.values()
+            limit, lanes = self._limit(), self._lanes.values()
             if not any(lane.backlog for lane in lanes):
                 return any(lane.waiting for lane in lanes)
-            limit = self._limit()
-            return self._free(limit) >= worth or (
-                (reach := self._reach(limit)) > limit and self._free(reach) >= _SPARSE_ROUND
-            )
+            return sum(lane.free(limit) for lane in lanes) >= most
 
-    def open_round(self) -> None:
-        """Set how far in event time `take` may go: to the alignment, and beyond it in sparse history."""
+    def starved(self) -> bool:
+        """Whether nothing that waits may be released: the feed must read on."""
         with self._lock:
-            self._until = self._reach(self._limit())
+            limit = self._limit()
+            return not any(
+                lane.waiting and limit > MIN_TIME and min(lane.front(), lane.time.max_event_time) <= limit
+                for lane in self._lanes.values()
+            )
 
     def lagging(self, limit_ms: int) -> bool:
         """Whether a backlog older than `limit_ms` is being worked off."""
@@ -170,35 +146,18 @@ class Intake:
         least = self._board.least(mine)
         return least if least in (MIN_TIME, MAX_TIME) else least + self._bounds.alignment
 
-    def _free(self, limit: int) -> int:
-        return sum(lane.free(limit) for lane in self._lanes.values())
-
-    def _reach(self, limit: int) -> int:
-        """The limit; moved on in sparse history, where a round would else release hardly more than it costs.
-
-        Not while a partition with a backlog has nothing waiting, or one of another worker is behind: what they hold
-        would find windows open that alignment keeps shut.
-        """
-        lanes = self._lanes.values()
-        if limit in (MIN_TIME, MAX_TIME) or any(lane.backlog and not lane.waiting for lane in lanes):
-            return limit
-        if min(lane.front() for lane in lanes if lane.backlog or lane.waiting) + self._bounds.alignment > limit:
-            return limit
-        last, step = max((lane.newest() for lane in lanes if lane.waiting), default=limit), self._bounds.alignment
-        while limit < last and self._free(limit) < _SPARSE_ROUND:
-            limit += step
-            step *= 2
-        return limit
-
     def take(self, name: str, most: int, now: int) -> Slice | None:
-        """The next messages of a partition that may go in this round, at most `most`; None when it must wait."""
+        """The next messages of a partition that may go, at most `most` of them; None when it must wait."""
         with self._lock:
             lane = self._lanes[name]
             if not lane.waiting or most <= 0:
                 return None
-            part = lane.waiting[0]
-            until = self._limit() if self._until == MAX_TIME else self._until  # nothing was there: this has come since
-            count = min(part.up_to(until), most)
+            part, limit = lane.waiting[0], self._limit()
+            count = part.up_to(limit)
+            if limit > MIN_TIME and lane.time.max_event_time <= limit:
+                # Sparse history: a chunk of messages may overshoot, else a round would advance by minutes of silence.
+                count = max(count, min(len(part), _CHUNK_MESSAGES))
+            count = min(count, most)
             if count == 0:
                 return None
             if count < len(part):

@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from flows.errors import DependencyDown, LivePulseError, Stop
 from flows.intake import Intake
-from flows.kafka_batch import Batch, BatchReader, Place, Run, Trouble
+from flows.kafka_batch import Batch, BatchReader, Run, Trouble
 from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
 from schemas.events import KIND
 
@@ -24,13 +24,14 @@ log = structlog.get_logger()
 
 TUNING = {
     "queued.min.messages": 1_000_000,
+    "queued.max.messages.kbytes": 32_768,
     "fetch.wait.max.ms": 50,
+    # Larger ones come as long runs of one partition, for which the others must wait.
     "fetch.message.max.bytes": 1 << 18,
     "fetch.max.bytes": 64 << 20,
     "fetch.queue.backoff.ms": 1,
 }
 """librdkafka's fetch settings; a no-op loop reads 2.6 times as fast with them as without (DESIGN.md)."""
-_AHEAD_KBYTES, _LEAST_AHEAD_KBYTES = 16_384, 512  # fetched ahead by librdkafka, of all partitions and of each
 
 # Underscored names are the library's public ones for errors of its own.
 _EXPIRED = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})  # noqa: SLF001
@@ -39,17 +40,11 @@ _GONE = frozenset(
 )
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION})  # noqa: SLF001
 _DECODE_APART = 4_000
-_SPARSE_MESSAGES = 60_000  # that wait beyond what alignment lets go: enough for rounds worth their cost
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
 _GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
 _ADDING_SECONDS = 0.01  # in which all partitions are added: who is assigned alone keeps the others waiting for a read
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
-
-
-def fetching(partitions: int) -> dict[str, int]:
-    """The fetch settings of one who reads so many partitions."""
-    return {**TUNING, "queued.max.messages.kbytes": max(_LEAST_AHEAD_KBYTES, _AHEAD_KBYTES // max(1, partitions))}
 
 
 def lane_name(topic: str, partition: int) -> str:
@@ -79,7 +74,7 @@ class KafkaFeed:
         self._known, self._discover, self._clock = known, discover, clock
         self._fetched: queue.Queue[Batch | None] = queue.Queue(1)
         self._read: dict[str, tuple[int, int]] = {}  # lane → next offset to decode, greatest event time decoded
-        self._open: dict[str, Place] = {}  # lanes that are read
+        self._paused: set[str] = set()
         self._unassigned: queue.SimpleQueue[TopicPartition] = queue.SimpleQueue()
         self._commits: dict[str, int] = {}
         self._stop = threading.Event()
@@ -134,11 +129,10 @@ class KafkaFeed:
                 housekeeping = now
                 self._commit(wait=False)
                 self._measure_lag()
-            wanted = self._wanted()
-            if not wanted:
+            if not self._may_read():
                 time.sleep(0.002)
                 continue
-            batch = self._reader.read(_GATHER_SECONDS, wanted)
+            batch = self._reader.read(_GATHER_SECONDS)
             if batch is not None:
                 self.heard()
                 self._fetched.put(batch)
@@ -151,26 +145,30 @@ class KafkaFeed:
             added.append(self._unassigned.get())
         if added:
             self._consumer.incremental_assign(added)
-            for place in added:
-                self._reader.open((place.topic, place.partition))
-                name = lane_name(place.topic.removeprefix(self._prefix), place.partition)
-                self._open[name] = (place.topic, place.partition)
 
-    def _wanted(self) -> list[Place]:
-        """Backpressure: the partitions to read on, those that are behind first.
+    def _may_read(self) -> bool:
+        """Backpressure: read on while little waits, or when all that waits must wait for a partition not yet read."""
+        waiting = self._intake.waiting()
+        full = sum(waiting.values()) >= self._max_waiting
+        if full and not self._intake.starved():
+            return False
+        # A pause throws away what was fetched ahead, so only lanes are paused that others would be kept from by memory.
+        if self._paused:
+            little = 2 * sum(waiting.values()) < self._max_waiting
+            self._resume([name for name in self._paused if little or waiting[name] < self._lane_limit() // 2])
+        ahead = [n for n, count in waiting.items() if full and count > self._lane_limit() and n not in self._paused]
+        if ahead:
+            self._consumer.pause([self._topic_partition(n) for n in ahead])
+            self._paused.update(ahead)
+        return True
 
-        One of which nothing waits may hold back all others, so it is always read. The others are while there is room:
-        as long as they have less than their share of it, or nothing yet that must wait for another partition.
-        """
-        standing = self._intake.standing(list(self._open))
-        room = sum(lane.messages for lane in standing) < self._max_waiting
-        share = _SPARSE_MESSAGES // max(1, len(standing))
-        wanted = [
-            (lane.newest, self._open[lane.name])
-            for lane in standing
-            if not lane.messages or (room and (lane.messages < share or not lane.ahead))
-        ]
-        return [place for _, place in sorted(wanted)]
+    def _lane_limit(self) -> int:
+        return max(1000, self._max_waiting // max(1, len(self._read)))
+
+    def _resume(self, names: list[str]) -> None:
+        if names:
+            self._consumer.resume([self._topic_partition(n) for n in names])
+            self._paused.difference_update(names)
 
     def _topic_partition(self, name: str, offset: int | None = None) -> TopicPartition:
         topic, partition = name.rsplit("/", 1)

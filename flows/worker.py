@@ -134,7 +134,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     recovery = RecoveryDir(plan.recovery)
     board = AlignmentBoard(recovery.alignment_path, plan.index, settings.workers)
     intake = Intake(bounds, board, plan.index, follow_clock=True)
-    consumer = make_consumer(settings, len(plan.own_lanes))
+    consumer = make_consumer(settings)
     builder = part_builder(settings)
     reading = KafkaFeed(
         consumer, intake, builder,
