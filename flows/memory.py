@@ -63,21 +63,21 @@ class Backlog:
 
     def stands(self, *, behind: bool) -> None:
         """Told often whether a backlog is being worked off."""
-        if not behind and self._since is None:
+        if self._since is None and not behind:
             return
         now = self._clock()
-        if behind and self._since is None:
+        if self._since is None:
             self._since, self._looked, self._least = now, now, self._size()
-        elif behind and now - self._looked >= _REST_SECONDS:
-            self._looked, size = now, self._size()
-            if size - self._least >= _GROWN_BYTES:
-                self._begin()
-            else:
-                self._least = min(self._least, size)
-        elif not behind and self._since is not None:
+        elif not behind:
             if now - self._since >= _BACKLOG_SECONDS:
                 self._begin()
             self._since = None
+        elif now - self._looked >= _REST_SECONDS:
+            self._looked, size = now, self._size()
+            if size - self._least >= _GROWN_BYTES:
+                self._least = size  # until it is known what is left
+                self._begin()
+            self._least = min(self._least, size)
 
     def _begin(self) -> None:
         threading.Thread(target=self._run, name="give back memory", daemon=True).start()

@@ -32,7 +32,6 @@ from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, topic_ids, warm_consumer
 from flows.label_feed import labels_read
 from flows.masking import remember
-from flows.memory import Backlog
 from flows.metrics import EngineMetrics
 from flows.monitor import monitored
 from flows.recovery import RecoveryDir
@@ -111,7 +110,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _early(intake: Intake, backlog_after_ms: int, backlog: Backlog) -> Callable[[], bool]:
+def _early(intake: Intake, backlog_after_ms: int, backlog: memory.Backlog) -> Callable[[], bool]:
     """Whether early rows are wanted: nobody waits for them in a backlog."""
 
     def early() -> bool:

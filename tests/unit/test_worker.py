@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from types import SimpleNamespace
+from typing import cast
+
 from flows.errors import DependencyDown, Stop
-from flows.worker import ours
+from flows.intake import Intake
+from flows.memory import Backlog
+from flows.worker import _early, ours
 from sinks.clickhouse import StoreDownError
 
 
@@ -19,3 +25,15 @@ def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
     error = AssertionError("a bug")
     error.__cause__ = error
     assert ours(error) is error
+
+
+def test_early_rows_are_for_times_without_a_backlog_and_memory_is_given_back_once_after_one() -> None:
+    given = threading.Semaphore(0)
+    clock = iter([1_000.0, 1_030.0, 1_060.0, 1_100.0, 1_102.0])  # a backlog of 60 s, one of 2 s
+    told = [False, True, True, False, False, True, False]
+    behind = iter(told)
+    intake = cast("Intake", SimpleNamespace(lagging=lambda _: next(behind)))
+    early = _early(intake, 60_000, Backlog(lambda: next(clock), lambda: 0, given.release))
+    assert [early() for _ in told] == [not one for one in told]
+    assert given.acquire(timeout=5)
+    assert not given.acquire(timeout=0.1)
