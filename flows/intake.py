@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,17 @@ from flows.messages import MAX_TIME, MIN_TIME, Slice, SourceProgress
 from flows.parts import Part
 from flows.watermark import PartitionTime, SourceClock, TimeBounds
 
-_CHUNK_MESSAGES = 20_000
+_SPARSE_ROUND = 8_000  # messages; a round of a sparse day costs about as much as these
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far one partition has been read."""
+
+    name: str
+    next_offset: int  # of the first message that has not been released
+    newest: int  # event time of the last message that waits, or of the last one released
+    ahead: bool  # the last one may not go yet: another partition is behind
 
 
 class AlignmentBoard:
@@ -62,6 +73,10 @@ class _Lane:
                 break
         return count
 
+    def newest(self) -> int:
+        """The event time that this partition is at once all that waits is released."""
+        return int(self.waiting[-1].maxima[-1]) if self.waiting else self.time.max_event_time
+
     def front(self) -> int:
         """The event time that this partition would be at after one more message."""
         if self.waiting:
@@ -80,6 +95,7 @@ class Intake:
         self._lanes: dict[str, _Lane] = {}
         self._lock = threading.Lock()
         self._follow_clock = follow_clock  # false for bounded input, which has no idleness
+        self._until = MAX_TIME  # of this round; MAX_TIME: no more than alignment says
         self.arrived = threading.Event()
         self.lag_ms = 0
 
@@ -115,22 +131,33 @@ class Intake:
         """Messages that wait, of all partitions."""
         return sum(lane.messages for lane in self._lanes.values())
 
-    def ready(self, most: int) -> bool:
-        """Whether `most` messages may go, or all there are: every partition was read to its end."""
+    def standing(self, names: Iterable[str]) -> list[Standing]:
+        """How far these partitions have been read."""
         with self._lock:
-            limit, lanes = self._limit(), self._lanes.values()
+            limit, lanes = self._limit(), [self._lanes[name] for name in names]
+            return [
+                Standing(lane.name, lane.next_offset, newest := lane.newest(), newest > limit or limit == MIN_TIME)
+                for lane in lanes
+            ]
+
+    def ready(self, worth: int) -> bool:
+        """Whether a round would release so many messages, or all there are: every partition was read to its end.
+
+        In sparse history a smaller round will do.
+        """
+        with self._lock:
+            lanes = self._lanes.values()
             if not any(lane.backlog for lane in lanes):
                 return any(lane.waiting for lane in lanes)
-            return sum(lane.free(limit) for lane in lanes) >= most
-
-    def starved(self) -> bool:
-        """Whether nothing that waits may be released: the feed must read on."""
-        with self._lock:
             limit = self._limit()
-            return not any(
-                lane.waiting and limit > MIN_TIME and min(lane.front(), lane.time.max_event_time) <= limit
-                for lane in self._lanes.values()
+            return self._free(limit) >= worth or (
+                (reach := self._reach(limit)) > limit and self._free(reach) >= _SPARSE_ROUND
             )
+
+    def open_round(self) -> None:
+        """Set how far in event time `take` may go: to the alignment, and beyond it in sparse history."""
+        with self._lock:
+            self._until = self._reach(self._limit())
 
     def lagging(self, limit_ms: int) -> bool:
         """Whether a backlog older than `limit_ms` is being worked off."""
@@ -146,18 +173,36 @@ class Intake:
         least = self._board.least(mine)
         return least if least in (MIN_TIME, MAX_TIME) else least + self._bounds.alignment
 
+    def _free(self, limit: int) -> int:
+        return sum(lane.free(limit) for lane in self._lanes.values())
+
+    def _reach(self, limit: int) -> int:
+        """The limit; moved on in sparse history, where a round would else release hardly more than it costs.
+
+        No further than all partitions with a backlog are known, and not while one of another worker is behind: what
+        they hold would find windows open that alignment keeps shut.
+        """
+        lanes = self._lanes.values()
+        behind = min((lane.front() for lane in lanes if lane.backlog or lane.waiting), default=MAX_TIME)
+        if limit in (MIN_TIME, MAX_TIME) or behind + self._bounds.alignment > limit:
+            return limit
+        known = min((lane.newest() for lane in lanes if lane.backlog), default=MAX_TIME)
+        last = min(known, max(lane.newest() for lane in lanes))
+        reach, step = limit, self._bounds.alignment
+        while reach < last and self._free(reach) < _SPARSE_ROUND:
+            reach, step = reach + step, 2 * step
+        return max(limit, min(reach, last))
+
     def take(self, name: str, most: int, now: int) -> Slice | None:
-        """The next messages of a partition that may go, at most `most` of them; None when it must wait."""
+        """The next messages of a partition that may go in this round, at most `most`; None when it must wait."""
         with self._lock:
             lane = self._lanes[name]
             if not lane.waiting or most <= 0:
                 return None
-            part, limit = lane.waiting[0], self._limit()
-            count = part.up_to(limit)
-            if limit > MIN_TIME and lane.time.max_event_time <= limit:
-                # Sparse history: a chunk of messages may overshoot, else a round would advance by minutes of silence.
-                count = max(count, min(len(part), _CHUNK_MESSAGES))
-            count = min(count, most)
+            part = lane.waiting[0]
+            limit = self._limit()
+            until = limit if self._until == MAX_TIME else max(limit, self._until)  # MAX_TIME: all this has come since
+            count = min(part.up_to(until), most)
             if count == 0:
                 return None
             if count < len(part):

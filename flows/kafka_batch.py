@@ -10,6 +10,8 @@ names have not changed since 0.9; `Handle` in confluent_kafka.h, whose first fie
 from __future__ import annotations
 
 import ctypes
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -25,17 +27,24 @@ from schemas.decode_rules import Int64s
 from schemas.decode_text import PADDING, Texts
 
 Pointers = npt.NDArray[np.uint64]
+Place = tuple[str, int]
+"""(topic at the broker, partition)."""
 
 # Places of the fields of rd_kafka_message_t on 64-bit machines
 _TOPIC, _PARTITION, _PAYLOAD, _SIZE, _KEY, _KEY_SIZE, _OFFSET = 8, 16, 24, 32, 40, 48, 56
 _CLIENT: Final = object.__basicsize__  # of a Consumer: the client comes right behind the object's head
 _MOST_LANES: Final = 4096
+_LEAST_SHARE: Final = 1_000  # of messages: a partition's run costs some microseconds by itself
+_LOOK_SECONDS: Final = 0.005  # between two looks …
+_LOOK_SECONDS_EACH: Final = 5e-5  # … and at least so long for each queue: a look at one takes some microseconds
 _FAILED: Final = -1
 _APPEND_TIME: Final = 2  # RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
 
 _library = ctypes.CDLL(confluent_kafka.cimpl.__file__)  # finds the names of what it is linked with, too
 for _name, _answer, _given in (
     ("rd_kafka_queue_get_consumer", ctypes.c_void_p, [ctypes.c_void_p]),
+    ("rd_kafka_queue_get_partition", ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32]),
+    ("rd_kafka_queue_forward", None, [ctypes.c_void_p, ctypes.c_void_p]),
     ("rd_kafka_queue_destroy", None, [ctypes.c_void_p]),
     ("rd_kafka_consume_batch_queue", ctypes.c_ssize_t,
      [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]),
@@ -104,31 +113,60 @@ class Batch:
 
 
 class BatchReader:
-    """Takes batches from a consumer's queue. For one thread, the one that calls the consumer."""
+    """Takes batches from the queues of a consumer's partitions. For one thread, the one that calls the consumer.
+
+    Each partition has a queue of its own: in the consumer's common one, what is wanted stands behind what may wait.
+    """
 
     def __init__(self, consumer: Consumer, most: int) -> None:
-        client = ctypes.c_void_p.from_address(id(consumer) + _CLIENT).value
-        self._consumer = consumer  # must outlive the queue
-        self._queue = _library.rd_kafka_queue_get_consumer(client)
+        self._client = ctypes.c_void_p.from_address(id(consumer) + _CLIENT).value
+        self._consumer = consumer  # must outlive the queues
+        self._common = _library.rd_kafka_queue_get_consumer(self._client)
+        self._queues: dict[Place, int] = {}
         # The Python package's error callback may only run within its own calls: in ours it aborts the process, which
         # is what a broker that went away did. Without it librdkafka logs such errors and goes on trying.
-        _library.rd_kafka_conf_set_error_cb(_library.rd_kafka_conf(client), None)
+        _library.rd_kafka_conf_set_error_cb(_library.rd_kafka_conf(self._client), None)
         self._pointers = np.zeros(most, dtype=np.uint64)
         _taken(self._pointers[:0])  # loads the compiled code
 
-    def read(self, seconds: float) -> Batch | None:
-        """What comes within `seconds`, at most `most` messages; None when nothing did."""
-        pointers = self._pointers
-        count = _library.rd_kafka_consume_batch_queue(
-            self._queue, round(seconds * 1000), pointers.ctypes.data, len(pointers)
-        )
-        return _taken(pointers[:count]) if count > 0 else None
+    def open(self, place: Place) -> None:
+        """Read this partition from now on: right after it was assigned, which leads it to the common queue."""
+        queue = _library.rd_kafka_queue_get_partition(self._client, place[0].encode(), place[1])
+        _library.rd_kafka_queue_forward(queue, None)
+        self._queues[place] = queue
+
+    def read(self, seconds: float, wanted: Mapping[Place, int]) -> Batch | None:
+        """What comes within `seconds` of these partitions, of each at most so many messages; None when nothing did.
+
+        They are asked in this order, for an even share each. Half a batch does not wait for more.
+        """
+        most, end = len(self._pointers), time.monotonic() + seconds
+        share, left = max(_LEAST_SHARE, most // max(1, len(wanted))), dict(wanted)
+        count = self._take(self._common, 0, most)
+        while True:
+            before = count
+            for place, may in left.items():
+                came = self._take(self._queues[place], count, min(share, may, most - count))
+                left[place], count = may - came, count + came
+            rest, more = end - time.monotonic(), count - before >= _LEAST_SHARE  # else the queues are empty now
+            if rest <= 0 or count == most or (2 * count >= most and not more):
+                return _taken(self._pointers[:count]) if count > 0 else None
+            if not more:
+                time.sleep(min(rest, max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(left))))
+
+    def _take(self, queue: int, count: int, most: int) -> int:
+        """Put at most `most` messages behind the `count` that are there; how many came."""
+        if most <= 0:
+            return 0
+        behind = self._pointers.ctypes.data + count * self._pointers.itemsize
+        came: int = _library.rd_kafka_consume_batch_queue(queue, 0, behind, most)
+        return max(0, came)
 
     def close(self) -> None:
-        """Let go of the queue; before the consumer is closed."""
-        if self._queue is not None:
-            _library.rd_kafka_queue_destroy(self._queue)
-            self._queue = None
+        """Let go of the queues; before the consumer is closed."""
+        for queue in (*self._queues.values(), self._common):
+            _library.rd_kafka_queue_destroy(queue)
+        self._queues, self._common = {}, None
 
 
 def _taken(pointers: Pointers) -> Batch:

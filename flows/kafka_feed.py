@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from operator import attrgetter
 
 import numpy as np
 import structlog
@@ -16,22 +17,21 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from flows.errors import DependencyDown, LivePulseError, Stop
 from flows.intake import Intake
-from flows.kafka_batch import Batch, BatchReader, Run, Trouble
+from flows.kafka_batch import Batch, BatchReader, Place, Run, Trouble
 from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
 from schemas.events import KIND
 
 log = structlog.get_logger()
 
-TUNING = {
+_TUNING = {
     "queued.min.messages": 1_000_000,
-    "queued.max.messages.kbytes": 32_768,
     "fetch.wait.max.ms": 50,
-    # Larger ones come as long runs of one partition, for which the others must wait.
-    "fetch.message.max.bytes": 1 << 18,
     "fetch.max.bytes": 64 << 20,
     "fetch.queue.backoff.ms": 1,
 }
 """librdkafka's fetch settings; a no-op loop reads 2.6 times as fast with them as without (DESIGN.md)."""
+_FETCHED_KBYTES = (6 << 10, 16, 256)  # of all partitions in one answer, as sent; of each at least and at most
+_AHEAD_KBYTES = (32 << 10, 64, 32 << 10)  # the same, of what is fetched before it is read
 
 # Underscored names are the library's public ones for errors of its own.
 _EXPIRED = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})  # noqa: SLF001
@@ -40,11 +40,24 @@ _GONE = frozenset(
 )
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION})  # noqa: SLF001
 _DECODE_APART = 4_000
+_SPARSE_MESSAGES = 60_000  # that wait beyond what alignment lets go: enough for rounds worth their cost
+_LEAST_AHEAD = 500  # of one partition: a run costs some microseconds by itself
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
 _GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
+_BACKLOG_MS, _LOOK_AGAIN_SECONDS = 1_000, 0.01  # older messages are a backlog, in which others are soon wanted, too
 _ADDING_SECONDS = 0.01  # in which all partitions are added: who is assigned alone keeps the others waiting for a read
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
+
+
+def fetching(partitions: int) -> dict[str, int]:
+    """The fetch settings of one who reads so many partitions."""
+
+    def each(of_all: int, least: int, most: int) -> int:
+        return min(most, max(least, of_all // max(1, partitions)))
+
+    fetched, ahead = each(*_FETCHED_KBYTES), each(*_AHEAD_KBYTES)
+    return {**_TUNING, "fetch.message.max.bytes": fetched << 10, "queued.max.messages.kbytes": ahead}
 
 
 def lane_name(topic: str, partition: int) -> str:
@@ -74,6 +87,9 @@ class KafkaFeed:
         self._known, self._discover, self._clock = known, discover, clock
         self._fetched: queue.Queue[Batch | None] = queue.Queue(1)
         self._read: dict[str, tuple[int, int]] = {}  # lane → next offset to decode, greatest event time decoded
+        self._open: dict[str, Place] = {}  # lanes that are read
+        self._taken: dict[str, int] = {}  # offsets of the next messages to take out of their queues
+        self._wanted: set[str] = set()  # of these, since the last housekeeping
         self._paused: set[str] = set()
         self._unassigned: queue.SimpleQueue[TopicPartition] = queue.SimpleQueue()
         self._commits: dict[str, int] = {}
@@ -129,12 +145,16 @@ class KafkaFeed:
                 housekeeping = now
                 self._commit(wait=False)
                 self._measure_lag()
-            if not self._may_read():
+                self._pause()
+            wanted = self._choose()
+            if not wanted:
                 time.sleep(0.002)
                 continue
-            batch = self._reader.read(_GATHER_SECONDS)
+            backlog = self._intake.lagging(_BACKLOG_MS)
+            batch = self._reader.read(_LOOK_AGAIN_SECONDS if backlog else _GATHER_SECONDS, wanted)
             if batch is not None:
                 self.heard()
+                self._taken |= {self._lane_of(run): int(batch.offsets[run.last - 1]) + 1 for run in batch.runs}
                 self._fetched.put(batch)
         self._fetched.put(None)
 
@@ -145,30 +165,47 @@ class KafkaFeed:
             added.append(self._unassigned.get())
         if added:
             self._consumer.incremental_assign(added)
+            for place in added:
+                self._reader.open((place.topic, place.partition))
+                name = self._lane_of(place)
+                self._open[name] = (place.topic, place.partition)
+                self._taken[name] = place.offset
 
-    def _may_read(self) -> bool:
-        """Backpressure: read on while little waits, or when all that waits must wait for a partition not yet read."""
-        waiting = self._intake.waiting()
-        full = sum(waiting.values()) >= self._max_waiting
-        if full and not self._intake.starved():
-            return False
-        # A pause throws away what was fetched ahead, so only lanes are paused that others would be kept from by memory.
-        if self._paused:
-            little = 2 * sum(waiting.values()) < self._max_waiting
-            self._resume([name for name in self._paused if little or waiting[name] < self._lane_limit() // 2])
-        ahead = [n for n, count in waiting.items() if full and count > self._lane_limit() and n not in self._paused]
-        if ahead:
-            self._consumer.pause([self._topic_partition(n) for n in ahead])
-            self._paused.update(ahead)
-        return True
+    def _choose(self) -> dict[Place, int]:
+        """Backpressure: the partitions to read on, those that are behind first, and how many messages of each.
 
-    def _lane_limit(self) -> int:
-        return max(1000, self._max_waiting // max(1, len(self._read)))
+        One of which nothing is on its way may hold back all others, so it is always read. The others are while there
+        is room: those that must wait for another partition up to their share of it.
+        """
+        standing = self._intake.standing(list(self._open))
+        waiting = {lane.name: self._taken[lane.name] - lane.next_offset for lane in standing}
+        room = sum(waiting.values()) < self._max_waiting
+        share = max(_LEAST_AHEAD, _SPARSE_MESSAGES // max(1, len(standing)))
+        chosen = {}
+        for lane in sorted(standing, key=attrgetter("newest")):
+            count = waiting[lane.name]
+            if not count or (room and (2 * count < share or not lane.ahead)):
+                chosen[lane.name] = share - count if lane.ahead else self._max_waiting
+        self._wanted |= chosen.keys()
+        if again := self._paused & chosen.keys():
+            self._consumer.resume([self._topic_partition(name) for name in again])
+            self._paused -= again
+        return {self._open[name]: most for name, most in chosen.items()}
 
-    def _resume(self, names: list[str]) -> None:
-        if names:
-            self._consumer.resume([self._topic_partition(n) for n in names])
-            self._paused.difference_update(names)
+    def _pause(self) -> None:
+        """Fetch no more of partitions that have not been read for some time.
+
+        In their queues each uncompressed message keeps the whole answer in memory that it came in, megabytes of all
+        partitions.
+        """
+        rest = self._open.keys() - self._wanted - self._paused
+        if rest:
+            self._consumer.pause([self._topic_partition(name) for name in rest])
+            self._paused |= rest
+        self._wanted.clear()
+
+    def _lane_of(self, place: Run | Trouble | TopicPartition) -> str:
+        return lane_name(place.topic.removeprefix(self._prefix), place.partition)
 
     def _topic_partition(self, name: str, offset: int | None = None) -> TopicPartition:
         topic, partition = name.rsplit("/", 1)
@@ -221,11 +258,12 @@ class KafkaFeed:
     def _decode_batch(self, batch: Batch) -> set[str]:
         """Put a part for each partition; the names of their lanes.
 
-        Where a run is long, each is decoded by itself: parts of one frame keep all of it in memory while one waits.
+        Where one is long, or must wait, each is decoded by itself: parts of one frame keep all of it in memory.
         """
+        ahead = any(lane.ahead for lane in self._intake.standing([self._lane_of(run) for run in batch.runs]))
         last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
         self._intake.lag_ms = max(0, self._clock() - last) if last > 0 else 0
-        if max(run.last - run.first for run in batch.runs) < _DECODE_APART:
+        if not ahead and max(run.last - run.first for run in batch.runs) < _DECODE_APART:
             return self._decode_runs(batch, batch.runs)
         apart = (self._decode_runs(batch.rows(r.first, r.last), [r.moved(-r.first)]) for r in batch.runs)
         return set().union(*apart)
@@ -233,7 +271,7 @@ class KafkaFeed:
     def _decode_runs(self, batch: Batch, runs: list[Run]) -> set[str]:
         now = self._clock()
         topics = [run.topic.removeprefix(self._prefix) for run in runs]
-        names = [lane_name(topic, run.partition) for topic, run in zip(topics, runs, strict=True)]
+        names = [self._lane_of(run) for run in runs]
         sizes = [run.last - run.first for run in runs]
         kinds = np.repeat(np.array([KIND[topic] for topic in topics], dtype=np.int64), sizes)
         append_time = np.repeat(np.array([run.append_time for run in runs]), sizes)
@@ -260,7 +298,7 @@ class KafkaFeed:
         ends: dict[str, int] = {}
         for trouble in troubles:
             if trouble.code == KafkaError._PARTITION_EOF:  # noqa: SLF001  # the library's public name for it
-                ends[lane_name(trouble.topic.removeprefix(self._prefix), trouble.partition)] = trouble.offset
+                ends[self._lane_of(trouble)] = trouble.offset
             elif (end := _end_by(trouble)) is not None:
                 raise end
             else:

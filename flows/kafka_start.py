@@ -11,7 +11,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from flows.errors import DependencyDown, Stop
 from flows.kafka_ask import Asker
-from flows.kafka_feed import TUNING, KafkaFeed, lane_name
+from flows.kafka_feed import KafkaFeed, fetching, lane_name
 from flows.messages import MIN_TIME
 from flows.settings import Settings
 from flows.source import PartitionState
@@ -70,11 +70,14 @@ def topic_ids(settings: Settings, lanes: Iterable[Lane]) -> dict[str, str]:
     return found
 
 
-def make_consumer(settings: Settings) -> Consumer:
-    """A consumer that commits nothing by itself, reports the ends of partitions and never jumps on a lost offset."""
+def make_consumer(settings: Settings, partitions: int = 1) -> Consumer:
+    """A consumer of so many partitions.
+
+    It commits nothing by itself, reports the ends of partitions and never jumps on a lost offset.
+    """
     return Consumer(
         {
-            **TUNING,
+            **fetching(partitions),
             **settings.client_properties(),
             "group.id": settings.group,
             "enable.auto.commit": False,

@@ -114,6 +114,7 @@ class SourceRun:
         self._taking, self._left = due, self.batch_events if due else 0
         if due:
             self._last_round = now
+            self.intake.open_round()
 
     def heartbeat(self) -> SourceItem:
         """Progress without messages."""

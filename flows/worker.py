@@ -133,7 +133,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     recovery = RecoveryDir(plan.recovery)
     board = AlignmentBoard(recovery.alignment_path, plan.index, settings.workers)
     intake = Intake(bounds, board, plan.index, follow_clock=True)
-    consumer = make_consumer(settings)
+    consumer = make_consumer(settings, len(plan.own_lanes))
     builder = part_builder(settings)
     reading = KafkaFeed(
         consumer, intake, builder,

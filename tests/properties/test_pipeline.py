@@ -128,6 +128,7 @@ def one_worker(
             (part,) = builder.build(messages, builder.decoder.decode(lane[0], batch, NOW))
             places[lane] = (part.next_offset, int(part.maxima[-1]))
             intake.put(str(lane), part)
+        intake.open_round()
         found = [(lane, intake.take(str(lane), rnd.choice((5, 60, 500)), NOW)) for lane in lanes]
         items = [SourceItem(s, intake.progress(NOW, early=rnd.random() < 0.5)) for _, s in found if s is not None]
         if items:

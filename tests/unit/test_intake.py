@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.intake import AlignmentBoard, Intake
-from flows.messages import MAX_TIME, MIN_TIME
+from flows.messages import MAX_TIME, MIN_TIME, Slice
 from flows.parts import ONTIME, Numbered, Part
 from flows.watermark import TimeBounds, running_max
 
@@ -40,16 +42,21 @@ def intake() -> Intake:
     return Intake(BOUNDS, AlignmentBoard(None, 0, 1), 0, follow_clock=True)
 
 
+def released(found: Slice | None) -> list[int]:
+    """The event times of what was taken."""
+    return [] if found is None or found.frame is None else found.frame["event_time"].to_list()
+
+
 def drain(one: Intake, names: list[str], most: int) -> dict[str, list[int]]:
     """Take in rounds until nothing comes; the event times released by each lane."""
-    released: dict[str, list[int]] = {name: [] for name in names}
+    gone: dict[str, list[int]] = {name: [] for name in names}
     while True:
+        one.open_round()
         taken = {name: one.take(name, most, 0) for name in names}
         if not any(taken.values()):
-            return released
+            return gone
         for name, found in taken.items():
-            if found is not None and found.frame is not None:
-                released[name] += found.frame["event_time"].to_list()
+            gone[name] += released(found)
 
 
 lanes = st.lists(st.lists(st.lists(st.integers(0, 2_000), min_size=1, max_size=8), max_size=4), min_size=1, max_size=4)
@@ -67,8 +74,9 @@ def test_every_message_goes_once_in_order(drawn: list[list[list[int]]], most: in
             at, before = at + len(times), int(piece.maxima[-1])
             one.put(name, piece)
         one.caught_up(name, caught_up=True)
-    released = drain(one, names, most)
-    assert released == {n: [t for times in parts for t in times] for n, parts in zip(names, drawn, strict=True)}
+    assert drain(one, names, most) == {
+        n: [t for times in parts for t in times] for n, parts in zip(names, drawn, strict=True)
+    }
     assert {n: one.position(n)[0] for n in names} == {n: sum(map(len, p)) for n, p in zip(names, drawn, strict=True)}
 
 
@@ -79,16 +87,88 @@ def test_a_lane_ahead_waits_for_one_with_a_backlog() -> None:
     one.put("fast", part([1, 90, 5_000, 5_001]))
     assert one.take("fast", 10, 0) is None  # nothing is known of `slow`, which has a backlog
     one.put("slow", part([0]))
-    first = one.take("fast", 2, 0)
-    assert first is not None
-    one.take("slow", 10, 0)
-    one.put("slow", part([50], first=1))
-    second = one.take("fast", 1, 0)  # a chunk may overshoot from within the alignment …
-    assert second is not None
-    assert one.take("fast", 10, 0) is None  # … but from beyond it nothing goes
+    assert released(one.take("fast", 10, 0)) == [1, 90]
+    assert released(one.take("slow", 10, 0)) == [0]
+    one.open_round()
+    assert one.take("fast", 10, 0) is None  # of `slow` nothing waits, and more may come
     one.caught_up("slow", caught_up=True)
-    one.take("slow", 10, 0)
-    assert one.take("fast", 10, 0) is not None  # a lane that is caught up holds nobody
+    one.open_round()
+    assert released(one.take("fast", 10, 0)) == [5_000, 5_001]  # a lane that is caught up holds nobody
+
+
+def test_sparse_history_goes_on_in_step_beyond_the_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.intake._SPARSE_ROUND", 5)
+    one = intake()
+    for name, times in (("a", [0, 400, 800, 90_000]), ("b", [10, 500, 700, 80_000])):
+        one.add(name, 0, MIN_TIME, 0)
+        one.put(name, part(times))
+    assert one.ready(99)
+    one.open_round()  # the limit of 100 is moved on to 200, 400, 800: enough
+    assert [released(one.take(name, 10, 0)) for name in ("a", "b")] == [[0, 400, 800], [10, 500, 700]]
+    assert not one.ready(99)
+    assert one.ready(1)
+    one.open_round()
+    # What comes of `b` may be as old as 80,000, so that no more than this goes.
+    assert [released(one.take(name, 10, 0)) for name in ("a", "b")] == [[], [80_000]]
+    one.put("b", part([85_000], before=80_000))
+    one.open_round()
+    assert [released(one.take(name, 10, 0)) for name in ("a", "b")] == [[], [85_000]]
+    one.caught_up("b", caught_up=True)
+    one.open_round()
+    assert released(one.take("a", 10, 0)) == [90_000]
+
+
+def test_a_worker_that_is_caught_up_opens_rounds_beside_one_that_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "board"
+    AlignmentBoard.create(path, 2)
+    one = Intake(BOUNDS, AlignmentBoard(path, 0, 2), 0, follow_clock=True)
+    one.add("a", 0, 1_000, 0)
+    one.caught_up("a", caught_up=True)
+    AlignmentBoard(path, 1, 2).least(500)
+    one.open_round()
+    one.put("a", part([1_050], before=1_000))
+    assert one.take("a", 10, 0) is None  # the other one stands at 500
+    AlignmentBoard(path, 1, 2).least(1_000)
+    assert released(one.take("a", 10, 0)) == [1_050]
+
+
+@given(lanes, st.integers(1, 7), st.randoms(use_true_random=False))
+def test_no_lane_runs_further_ahead_than_the_others_are_known(
+    drawn: list[list[list[int]]], most: int, rnd: random.Random
+) -> None:
+    one = intake()
+    to_come = {f"view/{number:04d}": list(parts) for number, parts in enumerate(drawn)}
+    at, newest = dict.fromkeys(to_come, 0), dict.fromkeys(to_come, MIN_TIME)
+    gone: dict[str, list[int]] = {name: [] for name in to_come}
+    for name in to_come:
+        one.add(name, 0, MIN_TIME, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.intake._SPARSE_ROUND", 5)
+        while any(to_come.values()) or one.total_waiting():
+            for name in rnd.sample(sorted(to_come), rnd.randint(1, len(to_come))):
+                if to_come[name]:
+                    piece = part(to_come[name].pop(0), first=at[name], before=newest[name])
+                    at[name], newest[name] = piece.next_offset, int(piece.maxima[-1])
+                    one.put(name, piece)
+                one.caught_up(name, caught_up=not to_come[name])
+            one.open_round()
+            for name in to_come:
+                stood = one.position(name)[1]
+                gone[name] += released(one.take(name, most, 0))
+                # What may still come of these is at least as young as the last that came.
+                known = min((newest[n] for n in to_come if to_come[n]), default=MAX_TIME)
+                assert one.position(name)[1] in (stood, min(one.position(name)[1], known + BOUNDS.alignment))
+    assert gone == {n: [t for times in parts for t in times] for n, parts in zip(to_come, drawn, strict=True)}
+
+
+def test_who_is_ahead_and_how_far_each_has_been_read() -> None:
+    one = intake()
+    for name in ("ahead", "behind", "new"):
+        one.add(name, 0, 40, 0)
+    one.put("ahead", part([90, 5_000], before=40))
+    one.put("behind", part([50], before=40))
+    found = [(s.name, s.next_offset, s.newest, s.ahead) for s in one.standing(["ahead", "behind", "new"])]
+    assert found == [("ahead", 0, 5_000, True), ("behind", 0, 50, False), ("new", 0, 40, False)]
 
 
 def test_ready_counts_what_alignment_lets_go() -> None:
