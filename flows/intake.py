@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,7 @@ from flows.watermark import PartitionTime, SourceClock, TimeBounds
 _SPARSE_ROUND = 8_000  # messages; a round of a sparse day costs about as much as these
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How far one partition has been read."""
 
     name: str
@@ -129,14 +129,20 @@ class Intake:
 
     def total_waiting(self) -> int:
         """Messages that wait, of all partitions."""
-        return sum(lane.messages for lane in self._lanes.values())
+        return sum(lane.messages for lane in list(self._lanes.values()))
 
     def standing(self, names: Iterable[str]) -> list[Standing]:
         """How far these partitions have been read."""
         with self._lock:
             limit, lanes = self._limit(), [self._lanes[name] for name in names]
+            unknown = limit == MIN_TIME  # of some partition nothing is known
             return [
-                Standing(lane.name, lane.next_offset, newest := lane.newest(), newest > limit or limit == MIN_TIME)
+                Standing(
+                    lane.name,
+                    lane.next_offset,
+                    newest := lane.newest(),
+                    newest > limit or (unknown and not lane.waiting),
+                )
                 for lane in lanes
             ]
 
@@ -161,7 +167,7 @@ class Intake:
 
     def lagging(self, limit_ms: int) -> bool:
         """Whether a backlog older than `limit_ms` is being worked off."""
-        return self.lag_ms > limit_ms and any(lane.backlog or lane.waiting for lane in self._lanes.values())
+        return self.lag_ms > limit_ms and any(lane.backlog or lane.waiting for lane in list(self._lanes.values()))
 
     def positions(self) -> dict[str, tuple[int, int]]:
         """Per partition: offset of the next message to release, greatest event time released."""
@@ -188,7 +194,7 @@ class Intake:
             return limit
         known = min((lane.newest() for lane in lanes if lane.backlog), default=MAX_TIME)
         last = min(known, max(lane.newest() for lane in lanes))
-        reach, step = limit, self._bounds.alignment
+        reach, step = limit, max(1, self._bounds.alignment)
         while reach < last and self._free(reach) < _SPARSE_ROUND:
             reach, step = reach + step, 2 * step
         return max(limit, min(reach, last))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ _CLIENT: Final = object.__basicsize__  # of a Consumer: the client comes right b
 _MOST_LANES: Final = 4096
 _LEAST_SHARE: Final = 1_000  # of messages: a partition's run costs some microseconds by itself
 _LOOK_SECONDS: Final = 0.005  # between two looks …
-_LOOK_SECONDS_EACH: Final = 5e-5  # … and at least so long for each queue: a look at one takes some microseconds
+_LOOK_SECONDS_EACH: Final = 1e-4  # … and at least so long for each queue: a look at one takes some microseconds
 _FAILED: Final = -1
 _APPEND_TIME: Final = 2  # RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
 
@@ -127,6 +127,8 @@ class BatchReader:
         # is what a broker that went away did. Without it librdkafka logs such errors and goes on trying.
         _library.rd_kafka_conf_set_error_cb(_library.rd_kafka_conf(self._client), None)
         self._pointers = np.zeros(most, dtype=np.uint64)
+        self._address = self._pointers.ctypes.data
+        self._kept: list[int] = []  # errors that `forget` came upon
         _taken(self._pointers[:0])  # loads the compiled code
 
     def open(self, place: Place) -> None:
@@ -142,7 +144,9 @@ class BatchReader:
         """
         most, end = len(self._pointers), time.monotonic() + seconds
         share, left = max(_LEAST_SHARE, most // max(1, len(wanted))), dict(wanted)
-        count = self._take(self._common, 0, most)
+        count = len(self._kept)
+        self._pointers[:count], self._kept = self._kept, []
+        count += self._take(self._common, count, most - count)
         while True:
             before = count
             for place, may in left.items():
@@ -154,16 +158,26 @@ class BatchReader:
             if not more:
                 time.sleep(min(rest, max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(left))))
 
+    def forget(self, places: Iterable[Place]) -> None:
+        """Let go of what waits of partitions that were paused; they go on behind the last message read.
+
+        The library throws it away when the queue is read next, and until then keeps it. Errors are kept for `read`.
+        """
+        for place in places:
+            while self._take(self._queues[place], 0, 1):
+                self._kept.append(int(self._pointers[0]))
+
     def _take(self, queue: int, count: int, most: int) -> int:
         """Put at most `most` messages behind the `count` that are there; how many came."""
         if most <= 0:
             return 0
-        behind = self._pointers.ctypes.data + count * self._pointers.itemsize
-        came: int = _library.rd_kafka_consume_batch_queue(queue, 0, behind, most)
+        came: int = _library.rd_kafka_consume_batch_queue(queue, 0, self._address + 8 * count, most)
         return max(0, came)
 
     def close(self) -> None:
         """Let go of the queues; before the consumer is closed."""
+        _give_back(np.array(self._kept, dtype=np.uint64))
+        self._kept = []
         for queue in (*self._queues.values(), self._common):
             _library.rd_kafka_queue_destroy(queue)
         self._queues, self._common = {}, None

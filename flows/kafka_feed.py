@@ -30,8 +30,8 @@ _TUNING = {
     "fetch.queue.backoff.ms": 1,
 }
 """librdkafka's fetch settings; a no-op loop reads 2.6 times as fast with them as without (DESIGN.md)."""
-_FETCHED_KBYTES = (6 << 10, 16, 256)  # of all partitions in one answer, as sent; of each at least and at most
-_AHEAD_KBYTES = (32 << 10, 64, 32 << 10)  # the same, of what is fetched before it is read
+_FETCHED_KBYTES = (6 << 10, 64, 256)  # of all partitions in one answer, as sent; of each at least and at most
+_AHEAD_KBYTES = (32 << 10, 128, 32 << 10)  # the same, of what is fetched before it is read
 
 # Underscored names are the library's public ones for errors of its own.
 _EXPIRED = frozenset({KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET})  # noqa: SLF001
@@ -39,15 +39,17 @@ _GONE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 )
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION})  # noqa: SLF001
-_DECODE_APART = 4_000
+_DECODE_APART, _DECODE_AHEAD_APART = 4_000, 1_000  # messages; by itself a run takes 4 ms more
 _SPARSE_MESSAGES = 60_000  # that wait beyond what alignment lets go: enough for rounds worth their cost
 _LEAST_AHEAD = 500  # of one partition: a run costs some microseconds by itself
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
 _GATHER_SECONDS = 0.1  # what a live stream brings in this time is decoded together: a batch has a fixed cost
 _BACKLOG_MS, _LOOK_AGAIN_SECONDS = 1_000, 0.01  # older messages are a backlog, in which others are soon wanted, too
+_LOOK_SECONDS, _LOOK_SECONDS_EACH = 0.002, 5e-5  # between two looks at who may be read on; for each partition
 _ADDING_SECONDS = 0.01  # in which all partitions are added: who is assigned alone keeps the others waiting for a read
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
+_END_SECONDS = 5.0  # for an answer where a partition ends
 
 
 def fetching(partitions: int) -> dict[str, int]:
@@ -91,6 +93,7 @@ class KafkaFeed:
         self._taken: dict[str, int] = {}  # offsets of the next messages to take out of their queues
         self._wanted: set[str] = set()  # of these, since the last housekeeping
         self._paused: set[str] = set()
+        self._paused_ends: dict[str, int] = {}  # of paused lanes, whose ends no fetch tells
         self._unassigned: queue.SimpleQueue[TopicPartition] = queue.SimpleQueue()
         self._commits: dict[str, int] = {}
         self._stop = threading.Event()
@@ -148,7 +151,7 @@ class KafkaFeed:
                 self._pause()
             wanted = self._choose()
             if not wanted:
-                time.sleep(0.002)
+                time.sleep(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(self._open)))
                 continue
             backlog = self._intake.lagging(_BACKLOG_MS)
             batch = self._reader.read(_LOOK_AGAIN_SECONDS if backlog else _GATHER_SECONDS, wanted)
@@ -170,6 +173,7 @@ class KafkaFeed:
                 name = self._lane_of(place)
                 self._open[name] = (place.topic, place.partition)
                 self._taken[name] = place.offset
+                self._wanted.add(name)
 
     def _choose(self) -> dict[Place, int]:
         """Backpressure: the partitions to read on, those that are behind first, and how many messages of each.
@@ -185,7 +189,7 @@ class KafkaFeed:
         for lane in sorted(standing, key=attrgetter("newest")):
             count = waiting[lane.name]
             if not count or (room and (2 * count < share or not lane.ahead)):
-                chosen[lane.name] = share - count if lane.ahead else self._max_waiting
+                chosen[lane.name] = self._max_waiting if room and not lane.ahead else share - count
         self._wanted |= chosen.keys()
         if again := self._paused & chosen.keys():
             self._consumer.resume([self._topic_partition(name) for name in again])
@@ -196,11 +200,12 @@ class KafkaFeed:
         """Fetch no more of partitions that have not been read for some time.
 
         In their queues each uncompressed message keeps the whole answer in memory that it came in, megabytes of all
-        partitions.
+        partitions. What was fetched of them is fetched again.
         """
         rest = self._open.keys() - self._wanted - self._paused
         if rest:
             self._consumer.pause([self._topic_partition(name) for name in rest])
+            self._reader.forget(self._open[name] for name in rest)
             self._paused |= rest
         self._wanted.clear()
 
@@ -214,11 +219,17 @@ class KafkaFeed:
         return TopicPartition(self._prefix + topic, int(partition), offset)
 
     def _look_for_partitions(self) -> None:
-        """A thread of its own: with a broker that hangs the question takes 15 s, and fetching must go on and stop."""
+        """New partitions, and the ends of those that are not fetched.
+
+        A thread of its own: with a broker that hangs the question takes 15 s, and fetching must go on and stop.
+        """
         while not self._stop.wait(_DISCOVERY_SECONDS):
             try:
                 self.topology_changed = bool(self._discover() - self._known)
                 self.heard()
+                for name in list(self._paused):
+                    place = self._topic_partition(name)
+                    _, self._paused_ends[name] = self._consumer.get_watermark_offsets(place, timeout=_END_SECONDS)
             except (KafkaException, DependencyDown) as error:  # it may come back: librdkafka goes on trying, too
                 log.warning("cannot list topics", error=str(error))
 
@@ -230,7 +241,7 @@ class KafkaFeed:
             if high < 0:
                 self.lag = None
                 return
-            lag += max(0, high - offset)
+            lag += max(0, max(high, self._paused_ends.get(name, 0)) - offset)
         self.lag = lag + self._intake.total_waiting()
 
     def _commit(self, *, wait: bool) -> None:
@@ -258,15 +269,20 @@ class KafkaFeed:
     def _decode_batch(self, batch: Batch) -> set[str]:
         """Put a part for each partition; the names of their lanes.
 
-        Where one is long, or must wait, each is decoded by itself: parts of one frame keep all of it in memory.
+        A long one is decoded by itself, and a shorter one that must wait: parts of one frame keep all of it in memory.
         """
-        ahead = any(lane.ahead for lane in self._intake.standing([self._lane_of(run) for run in batch.runs]))
         last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
         self._intake.lag_ms = max(0, self._clock() - last) if last > 0 else 0
-        if not ahead and max(run.last - run.first for run in batch.runs) < _DECODE_APART:
-            return self._decode_runs(batch, batch.runs)
-        apart = (self._decode_runs(batch.rows(r.first, r.last), [r.moved(-r.first)]) for r in batch.runs)
-        return set().union(*apart)
+        groups: list[list[Run]] = []
+        alone = True  # whether the last group is to stay as it is
+        standing = self._intake.standing([self._lane_of(run) for run in batch.runs])
+        for run, lane in zip(batch.runs, standing, strict=True):
+            apart = run.last - run.first >= (_DECODE_AHEAD_APART if lane.ahead else _DECODE_APART)
+            if apart or alone:
+                groups.append([])
+            groups[-1].append(run)
+            alone = apart
+        return set().union(*(self._decode_runs(*_cut(batch, runs)) for runs in groups))
 
     def _decode_runs(self, batch: Batch, runs: list[Run]) -> set[str]:
         now = self._clock()
@@ -304,6 +320,12 @@ class KafkaFeed:
             else:
                 log.warning("kafka", error=trouble.text)
         return ends
+
+
+def _cut(batch: Batch, runs: list[Run]) -> tuple[Batch, list[Run]]:
+    """Consecutive runs of a batch as one of their own."""
+    first = runs[0].first
+    return batch.rows(first, runs[-1].last), [run.moved(-first) for run in runs]
 
 
 def _end_by(trouble: Trouble) -> LivePulseError | None:

@@ -51,6 +51,7 @@ def _words(result: Result) -> str:
         "version",
         "bench throughput",
         "bench latency",
+        "bench replay",
         "serve",
         "boards build",
         "boards check",
