@@ -135,6 +135,10 @@ class EngineProcess(AbstractContextManager["EngineProcess"]):
         """Of the engine's processes and of its store's."""
         return self._usage.costs
 
+    def largest_peak_mb(self) -> float:
+        """The peak of the engine's largest process: without helpers that only a start has."""
+        return self._usage.largest_peak_mb
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if it does not end."""
         self._usage.stop()
@@ -195,6 +199,12 @@ class _Usage(threading.Thread):
         for account, pids in ((self._store, stores), (self._engine, _tree(self._root, children) - stores)):
             account.update((pid, usage) for pid in pids if (usage := _usage_of(pid)) is not None)
         return _sum(self._engine.values()), _sum(self._store.values())
+
+    @property
+    def largest_peak_mb(self) -> float:
+        """Of the engine's processes, as of now."""
+        _ = self.costs
+        return max(cost.peak_rss_mb for cost in self._engine.values())
 
     def run(self) -> None:
         while not self._over.wait(_SAMPLE_SECONDS):
