@@ -185,8 +185,8 @@ class Intake:
     def _reach(self, limit: int) -> int:
         """The limit; moved on in sparse history, where a round would else release hardly more than it costs.
 
-        No further than all partitions with a backlog are known, and not while one of another worker is behind: what
-        they hold would find windows open that alignment keeps shut.
+        No further than all own partitions with a backlog are known, and only by the worker that is furthest behind:
+        what others hold would find windows open that alignment keeps shut.
         """
         lanes = self._lanes.values()
         behind = min((lane.front() for lane in lanes if lane.backlog or lane.waiting), default=MAX_TIME)

@@ -144,9 +144,9 @@ class BatchReader:
         """
         most, end = len(self._pointers), time.monotonic() + seconds
         share, left = max(_LEAST_SHARE, most // max(1, len(wanted))), dict(wanted)
-        count = len(self._kept)
-        self._pointers[:count], self._kept = self._kept, []
-        count += self._take(self._common, count, most - count)
+        kept, self._kept = self._kept[:most], self._kept[most:]
+        self._pointers[: len(kept)] = kept
+        count = len(kept) + self._take(self._common, len(kept), most - len(kept))
         while True:
             before = count
             for place, may in left.items():
@@ -161,7 +161,8 @@ class BatchReader:
     def forget(self, places: Iterable[Place]) -> None:
         """Let go of what waits of partitions that were paused; they go on behind the last message read.
 
-        The library throws it away when the queue is read next, and until then keeps it. Errors are kept for `read`.
+        The library throws it away when the queue is read next, and until then keeps it. Errors that would not come
+        again are kept for `read`.
         """
         for place in places:
             while self._take(self._queues[place], 0, 1):

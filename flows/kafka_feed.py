@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 
 import numpy as np
@@ -49,7 +49,6 @@ _LOOK_SECONDS, _LOOK_SECONDS_EACH = 0.002, 5e-5  # between two looks at who may 
 _ADDING_SECONDS = 0.01  # in which all partitions are added: who is assigned alone keeps the others waiting for a read
 _HOUSEKEEPING_SECONDS = 1.0
 _DISCOVERY_SECONDS = 10.0
-_END_SECONDS = 5.0  # for an answer where a partition ends
 
 
 def fetching(partitions: int) -> dict[str, int]:
@@ -67,6 +66,11 @@ def lane_name(topic: str, partition: int) -> str:
     return f"{topic}/{partition:04d}"
 
 
+def _lane_of_name(name: str) -> tuple[str, int]:
+    topic, partition = name.rsplit("/", 1)
+    return topic, int(partition)
+
+
 class KafkaFeed:
     """Fetches, decodes and puts parts into an intake. `prefix` stands before each topic's name at the broker."""
 
@@ -81,12 +85,13 @@ class KafkaFeed:
         max_waiting: int,
         known: frozenset[tuple[str, int]],
         discover: Callable[[], frozenset[tuple[str, int]]],
+        log_ends: Callable[[Iterable[tuple[str, int]]], Mapping[str, tuple[int, int]]],
         clock: Callable[[], int],
     ) -> None:
         self._consumer, self._intake, self._builder = consumer, intake, builder
         self._reader = BatchReader(consumer, batch_messages)
         self._prefix, self._max_waiting = prefix, max_waiting
-        self._known, self._discover, self._clock = known, discover, clock
+        self._known, self._discover, self._log_ends, self._clock = known, discover, log_ends, clock
         self._fetched: queue.Queue[Batch | None] = queue.Queue(1)
         self._read: dict[str, tuple[int, int]] = {}  # lane → next offset to decode, greatest event time decoded
         self._open: dict[str, Place] = {}  # lanes that are read
@@ -143,13 +148,12 @@ class KafkaFeed:
         time.sleep(_ADDING_SECONDS)
         while not self._stop.is_set():
             self._assign()
-            now = time.monotonic()
-            if now - housekeeping >= _HOUSEKEEPING_SECONDS:
-                housekeeping = now
+            wanted = self._choose()
+            if time.monotonic() - housekeeping >= _HOUSEKEEPING_SECONDS:
                 self._commit(wait=False)
                 self._measure_lag()
                 self._pause()
-            wanted = self._choose()
+                housekeeping = time.monotonic()
             if not wanted:
                 time.sleep(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(self._open)))
                 continue
@@ -213,28 +217,28 @@ class KafkaFeed:
         return lane_name(place.topic.removeprefix(self._prefix), place.partition)
 
     def _topic_partition(self, name: str, offset: int | None = None) -> TopicPartition:
-        topic, partition = name.rsplit("/", 1)
+        topic, partition = _lane_of_name(name)
         if offset is None:
-            return TopicPartition(self._prefix + topic, int(partition))
-        return TopicPartition(self._prefix + topic, int(partition), offset)
+            return TopicPartition(self._prefix + topic, partition)
+        return TopicPartition(self._prefix + topic, partition, offset)
 
     def _look_for_partitions(self) -> None:
         """New partitions, and the ends of those that are not fetched.
 
-        A thread of its own: with a broker that hangs the question takes 15 s, and fetching must go on and stop.
+        A thread of its own: with a broker that hangs the question takes 15 s, and fetching must go on and stop. It
+        must not touch the consumer, which is closed without waiting for it.
         """
         while not self._stop.wait(_DISCOVERY_SECONDS):
             try:
                 self.topology_changed = bool(self._discover() - self._known)
                 self.heard()
-                for name in list(self._paused):
-                    place = self._topic_partition(name)
-                    _, self._paused_ends[name] = self._consumer.get_watermark_offsets(place, timeout=_END_SECONDS)
+                if paused := [_lane_of_name(name) for name in list(self._paused)]:
+                    self._paused_ends |= {name: high for name, (_, high) in self._log_ends(paused).items()}
             except (KafkaException, DependencyDown) as error:  # it may come back: librdkafka goes on trying, too
-                log.warning("cannot list topics", error=str(error))
+                log.warning("cannot list topics and their ends", error=str(error))
 
     def _measure_lag(self) -> None:
-        """From what fetches told of the ends: nobody is asked."""
+        """From the ends that fetches told of, and those last asked for of partitions that are not fetched."""
         lag = 0
         for name, (offset, _) in list(self._read.items()):
             _, high = self._consumer.get_watermark_offsets(self._topic_partition(name), cached=True)

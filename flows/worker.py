@@ -29,7 +29,7 @@ from flows.errors import CHECK_FAILED, DependencyDown, LivePulseError, Stop
 from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
-from flows.kafka_start import Lane, ResumingFeed, list_lanes, make_consumer, topic_ids, warm_consumer
+from flows.kafka_start import Lane, ResumingFeed, list_lanes, log_ends, make_consumer, topic_ids, warm_consumer
 from flows.label_feed import labels_read
 from flows.masking import remember
 from flows.metrics import EngineMetrics
@@ -138,7 +138,8 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     reading = KafkaFeed(
         consumer, intake, builder,
         prefix=settings.topic_prefix, batch_messages=settings.batch_messages, max_waiting=_MAX_WAITING,
-        known=frozenset(plan.lanes), discover=lambda: list_lanes(settings), clock=now_ms,
+        known=frozenset(plan.lanes), clock=now_ms,
+        discover=lambda: list_lanes(settings), log_ends=partial(log_ends, settings),
     )  # fmt: skip
     metrics = _metrics_of(reading, intake)
     metrics.health.reads = bool(plan.own_lanes)

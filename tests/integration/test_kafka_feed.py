@@ -16,7 +16,7 @@ from flows.families import part_builder, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_batch import Batch, BatchReader, _library
 from flows.kafka_feed import KafkaFeed, lane_name
-from flows.kafka_start import make_consumer
+from flows.kafka_start import log_ends, make_consumer
 from flows.messages import MIN_TIME
 from flows.settings import Settings
 from flows.worker import now_ms
@@ -40,6 +40,7 @@ def test_a_partition_that_is_ahead_is_read_up_to_its_share_and_paused_until_its_
 ) -> None:
     monkeypatch.setattr(kafka_feed, "_SPARSE_MESSAGES", 2 * SHARE)
     monkeypatch.setattr(kafka_feed, "_HOUSEKEEPING_SECONDS", 0.05)
+    monkeypatch.setattr(kafka_feed, "_DISCOVERY_SECONDS", 0.1)
     monkeypatch.setattr("flows.intake._SPARSE_ROUND", SHARE)
     kafka.create_topics([topic_prefix + "view"], 2)
     settings = Settings(brokers=kafka.address, topic_prefix=topic_prefix, group=topic_prefix)
@@ -56,13 +57,15 @@ def test_a_partition_that_is_ahead_is_read_up_to_its_share_and_paused_until_its_
     consumer = make_consumer(settings, 2)
     feed = KafkaFeed(
         consumer, intake, part_builder(settings), prefix=topic_prefix, batch_messages=BATCH, max_waiting=20_000,
-        known=frozenset(), discover=frozenset, clock=now_ms,
+        known=frozenset(), discover=frozenset, log_ends=partial(log_ends, settings), clock=now_ms,
     )  # fmt: skip
     try:
         for number in (0, 1):
             feed.add("view", number, 0, MIN_TIME)
         paused = _take_all(intake, lambda: _check(feed, intake))
         assert paused
+        assert feed._paused_ends[AHEAD] == MESSAGES  # no fetch told of it meanwhile
+        _until(lambda: feed.lag == 0)
         assert feed.failure is None
         assert intake.positions() == {
             AHEAD: (MESSAGES, start + 10 * step * (MESSAGES - 1)),
