@@ -9,26 +9,22 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, Final
 
 from flows.bench_engine import EngineProcess, StoreReader
-from flows.bench_throughput import home_of, machine
+from flows.bench_throughput import Say, home_of, machine, until_counted
 from flows.broker import PARTITIONS, Broker, RealBroker
 from flows.errors import Usage
+from flows.parts import LEDGER_COUNTS
 from flows.simulate import Options, Progress, simulate_to_kafka
 from schemas.events import TOPICS
 
-Say = Callable[[str], None]
-
 _DAY_SECONDS: Final = 86_400.0
 _START_SECONDS: Final = 120.0
-_SLOWEST_PER_S: Final = 1_000  # an engine slower than this is taken for stuck
-_POLL_SECONDS: Final = 0.5
-_LEDGER: Final = ("consumed", "accepted", "duplicate", "late", "rejected", "filtered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +34,7 @@ class Replay:
     events: int = 1_000_000  # of the day
     rate: int = 5_000  # events a second of the engine that lives through it
     seed: int = 7
+    span_s: float = _DAY_SECONDS  # of event time
 
     def __post_init__(self) -> None:
         if self.events < 1_000 or self.rate < 1:
@@ -62,13 +59,13 @@ def both(broker: Broker, wanted: Replay, say: Say) -> dict[str, Any]:
     with _engine(broker, f"{name}.live.") as (engine, reader):
         began = time.monotonic()
         sent = _send_day(broker, f"{name}.live.", wanted, start, wanted.rate, say)
-        live = _until_counted(engine, reader, sent)
+        live = _ledger(engine, reader, sent)
         live_seconds, live_mb = time.monotonic() - began, engine.largest_peak_mb()
     say(f"peak {live_mb:,.0f} MB; now the same day at once")
     _send_day(broker, f"{name}.replay.", wanted, start)
     with _engine(broker, f"{name}.replay.") as (engine, reader):
         began = time.monotonic()
-        replayed = _until_counted(engine, reader, sent)
+        replayed = _ledger(engine, reader, sent)
         replay_seconds, replay_mb = time.monotonic() - began, engine.largest_peak_mb()
     return {
         "benchmark": "replay", "events": sent, "rate": wanted.rate, "seed": wanted.seed, "partitions": PARTITIONS,
@@ -78,8 +75,8 @@ def both(broker: Broker, wanted: Replay, say: Say) -> dict[str, Any]:
         "memory_ratio": round(replay_mb / live_mb, 3),
         "exact": live == replayed,
         "differences": [
-            f"{name} of the ledger: {lived:,.0f} lived through, {again:,.0f} replayed"
-            for name, lived, again in zip(_LEDGER, live, replayed, strict=True)
+            f"{figure} of the ledger: {lived:,.0f} lived through, {again:,.0f} replayed"
+            for figure, lived, again in zip(LEDGER_COUNTS, live, replayed, strict=True)
             if lived != again
         ],
     }  # fmt: skip
@@ -112,18 +109,15 @@ def _send_day(
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
 
     day = Options(
-        rate=wanted.events / _DAY_SECONDS, duration_s=_DAY_SECONDS, paced=False, start=start,
+        rate=wanted.events / wanted.span_s, duration_s=wanted.span_s, paced=False, start=start,
         topic_prefix=prefix, partitions=PARTITIONS, seed=wanted.seed,
     )  # fmt: skip
     simulate_to_kafka(broker.address, day, Event(), hold_back)
     return sent
 
 
-def _until_counted(engine: EngineProcess, reader: StoreReader, count: int) -> list[float]:
-    """The sums of the ledger, once it has all messages."""
-    query = f"SELECT {', '.join(f'sum({name})' for name in _LEDGER)} FROM ingest_ledger"  # noqa: S608  # fixed words
-    give_up = time.monotonic() + _START_SECONDS + count / _SLOWEST_PER_S
-    while (sums := reader.numbers(query))[0] < count:
-        engine.check(give_up, f"count more than {sums[0]:,.0f} of {count:,} messages")
-        time.sleep(_POLL_SECONDS)
-    return sums
+def _ledger(engine: EngineProcess, reader: StoreReader, count: int) -> list[float]:
+    """The sums of the ledger, once it has all messages and what became of each."""
+    _, *outcomes = sums = [f"sum({name})" for name in LEDGER_COUNTS]
+    until_counted(engine, reader, count, f"least({sums[0]}, {' + '.join(outcomes)})")
+    return reader.numbers(f"SELECT {', '.join(sums)} FROM ingest_ledger")  # noqa: S608  # fixed words

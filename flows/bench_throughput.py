@@ -172,7 +172,7 @@ def engine_run(home: Path, settings: Mapping[str, object], truths: Sequence[Trut
         prepared = engine.wait_until_prepared(_START_SECONDS)
         cpu_before, store_cpu_before = (cost.cpu_s for cost in engine.costs())
         reader = engine.reader()
-        ledger_at = _until_counted(engine, reader, count)
+        ledger_at = until_counted(engine, reader, count)
         visible_at = _until_visible(engine, reader, truths, also) or ledger_at
         began = engine.reading_since(prepared)
         cost, store_cost = engine.costs()
@@ -193,12 +193,13 @@ def _read(reader: StoreReader, truth: Truth) -> pl.DataFrame:
     return pl.read_csv(reader.ask(truth.view.sql()), infer_schema=False).fill_null("")
 
 
-def _until_counted(engine: EngineProcess, reader: StoreReader, count: int) -> float:
-    """When (epoch s) the ledger shows all messages."""
+def until_counted(engine: EngineProcess, reader: StoreReader, count: int, counted: str = "sum(consumed)") -> float:
+    """When (epoch s) the ledger shows all messages. `counted`: SQL of how many it shows."""
     give_up = time.monotonic() + _VISIBLE_SECONDS + count / _SLOWEST_PER_S
-    while (counted := reader.numbers("SELECT sum(consumed) FROM ingest_ledger")[0]) < count:
-        engine.check(give_up, f"count more than {counted:,.0f} of {count:,} messages")
-        time.sleep(_FAR_POLL_SECONDS if counted < count / 2 else _NEAR_POLL_SECONDS)
+    query = f"SELECT {counted} FROM ingest_ledger"  # noqa: S608  # our own words
+    while (found := reader.numbers(query)[0]) < count:
+        engine.check(give_up, f"count more than {found:,.0f} of {count:,} messages")
+        time.sleep(_FAR_POLL_SECONDS if found < count / 2 else _NEAR_POLL_SECONDS)
     return time.time()
 
 

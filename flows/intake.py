@@ -95,7 +95,7 @@ class Intake:
         self._lanes: dict[str, _Lane] = {}
         self._lock = threading.Lock()
         self._follow_clock = follow_clock  # false for bounded input, which has no idleness
-        self._until = MAX_TIME  # of this round; MAX_TIME: no more than alignment says
+        self._until = MIN_TIME  # of this round; MIN_TIME: no more than alignment says
         self.arrived = threading.Event()
         self.lag_ms = 0
 
@@ -163,7 +163,8 @@ class Intake:
     def open_round(self) -> None:
         """Set how far in event time `take` may go: to the alignment, and beyond it in sparse history."""
         with self._lock:
-            self._until = self._reach(self._limit())
+            reach = self._reach(self._limit())
+            self._until = MIN_TIME if reach == MAX_TIME else reach  # nothing was there: what comes is held to the limit
 
     def lagging(self, limit_ms: int) -> bool:
         """Whether a backlog older than `limit_ms` is being worked off."""
@@ -173,10 +174,11 @@ class Intake:
         """Per partition: offset of the next message to release, greatest event time released."""
         return {name: (lane.next_offset, lane.time.max_event_time) for name, lane in self._lanes.items()}
 
+    def _front(self) -> int:
+        return min((lane.front() for lane in self._lanes.values() if lane.backlog or lane.waiting), default=MAX_TIME)
+
     def _limit(self) -> int:
-        fronts = [lane.front() for lane in self._lanes.values() if lane.backlog or lane.waiting]
-        mine = min(fronts, default=MAX_TIME)
-        least = self._board.least(mine)
+        least = self._board.least(self._front())
         return least if least in (MIN_TIME, MAX_TIME) else least + self._bounds.alignment
 
     def _free(self, limit: int) -> int:
@@ -188,10 +190,9 @@ class Intake:
         No further than all own partitions with a backlog are known, and only by the worker that is furthest behind:
         what others hold would find windows open that alignment keeps shut.
         """
-        lanes = self._lanes.values()
-        behind = min((lane.front() for lane in lanes if lane.backlog or lane.waiting), default=MAX_TIME)
-        if limit in (MIN_TIME, MAX_TIME) or behind + self._bounds.alignment > limit:
+        if limit in (MIN_TIME, MAX_TIME) or self._front() + self._bounds.alignment > limit:
             return limit
+        lanes = self._lanes.values()
         known = min((lane.newest() for lane in lanes if lane.backlog), default=MAX_TIME)
         last = min(known, max(lane.newest() for lane in lanes))
         reach, step = limit, max(1, self._bounds.alignment)
@@ -206,9 +207,7 @@ class Intake:
             if not lane.waiting or most <= 0:
                 return None
             part = lane.waiting[0]
-            limit = self._limit()
-            until = limit if self._until == MAX_TIME else max(limit, self._until)  # MAX_TIME: all this has come since
-            count = min(part.up_to(until), most)
+            count = min(part.up_to(max(self._limit(), self._until)), most)
             if count == 0:
                 return None
             if count < len(part):

@@ -19,7 +19,7 @@ import confluent_kafka.cimpl
 import llvmlite.binding
 import numpy as np
 import numpy.typing as npt
-from confluent_kafka import Consumer, KafkaError
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from numba import types
 
 from schemas.decode_compile import Bytes, compiled, copy_in, peek, peek32
@@ -27,8 +27,6 @@ from schemas.decode_rules import Int64s
 from schemas.decode_text import PADDING, Texts
 
 Pointers = npt.NDArray[np.uint64]
-Place = tuple[str, int]
-"""(topic at the broker, partition)."""
 
 # Places of the fields of rd_kafka_message_t on 64-bit machines
 _TOPIC, _PARTITION, _PAYLOAD, _SIZE, _KEY, _KEY_SIZE, _OFFSET = 8, 16, 24, 32, 40, 48, 56
@@ -122,7 +120,7 @@ class BatchReader:
         self._client = ctypes.c_void_p.from_address(id(consumer) + _CLIENT).value
         self._consumer = consumer  # must outlive the queues
         self._common = _library.rd_kafka_queue_get_consumer(self._client)
-        self._queues: dict[Place, int] = {}
+        self._queues: dict[str, int] = {}
         # The Python package's error callback may only run within its own calls: in ours it aborts the process, which
         # is what a broker that went away did. Without it librdkafka logs such errors and goes on trying.
         _library.rd_kafka_conf_set_error_cb(_library.rd_kafka_conf(self._client), None)
@@ -131,13 +129,13 @@ class BatchReader:
         self._kept: list[int] = []  # errors that `forget` came upon
         _taken(self._pointers[:0])  # loads the compiled code
 
-    def open(self, place: Place) -> None:
-        """Read this partition from now on: right after it was assigned, which leads it to the common queue."""
-        queue = _library.rd_kafka_queue_get_partition(self._client, place[0].encode(), place[1])
+    def open(self, name: str, place: TopicPartition) -> None:
+        """Read this partition under a name from now on: right after it was assigned to the common queue."""
+        queue = _library.rd_kafka_queue_get_partition(self._client, place.topic.encode(), place.partition)
         _library.rd_kafka_queue_forward(queue, None)
-        self._queues[place] = queue
+        self._queues[name] = queue
 
-    def read(self, seconds: float, wanted: Mapping[Place, int]) -> Batch | None:
+    def read(self, seconds: float, wanted: Mapping[str, int]) -> Batch | None:
         """What comes within `seconds` of these partitions, of each at most so many messages; None when nothing did.
 
         They are asked in this order, for an even share each. Half a batch does not wait for more.
@@ -149,23 +147,23 @@ class BatchReader:
         count = len(kept) + self._take(self._common, len(kept), most - len(kept))
         while True:
             before = count
-            for place, may in left.items():
-                came = self._take(self._queues[place], count, min(share, may, most - count))
-                left[place], count = may - came, count + came
+            for name, may in left.items():
+                came = self._take(self._queues[name], count, min(share, may, most - count))
+                left[name], count = may - came, count + came
             rest, more = end - time.monotonic(), count - before >= _LEAST_SHARE  # else the queues are empty now
             if rest <= 0 or count == most or (2 * count >= most and not more):
                 return _taken(self._pointers[:count]) if count > 0 else None
             if not more:
                 time.sleep(min(rest, max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(left))))
 
-    def forget(self, places: Iterable[Place]) -> None:
+    def forget(self, names: Iterable[str]) -> None:
         """Let go of what waits of partitions that were paused; they go on behind the last message read.
 
         The library throws it away when the queue is read next, and until then keeps it. Errors that would not come
         again are kept for `read`.
         """
-        for place in places:
-            while self._take(self._queues[place], 0, 1):
+        for name in names:
+            while self._take(self._queues[name], 0, 1):
                 self._kept.append(int(self._pointers[0]))
 
     def _take(self, queue: int, count: int, most: int) -> int:

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from flows.errors import DependencyDown, LivePulseError, Stop
 from flows.intake import Intake
-from flows.kafka_batch import Batch, BatchReader, Place, Run, Trouble
+from flows.kafka_batch import Batch, BatchReader, Run, Trouble
 from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
 from schemas.events import KIND
 
@@ -66,7 +66,8 @@ def lane_name(topic: str, partition: int) -> str:
     return f"{topic}/{partition:04d}"
 
 
-def _lane_of_name(name: str) -> tuple[str, int]:
+def lane_place(name: str) -> tuple[str, int]:
+    """Topic by contract and partition of a lane: what `lane_name` was made of."""
     topic, partition = name.rsplit("/", 1)
     return topic, int(partition)
 
@@ -94,8 +95,7 @@ class KafkaFeed:
         self._known, self._discover, self._log_ends, self._clock = known, discover, log_ends, clock
         self._fetched: queue.Queue[Batch | None] = queue.Queue(1)
         self._read: dict[str, tuple[int, int]] = {}  # lane → next offset to decode, greatest event time decoded
-        self._open: dict[str, Place] = {}  # lanes that are read
-        self._taken: dict[str, int] = {}  # offsets of the next messages to take out of their queues
+        self._taken: dict[str, int] = {}  # lanes that are read → offset of the next message to take out of the queue
         self._wanted: set[str] = set()  # of these, since the last housekeeping
         self._paused: set[str] = set()
         self._paused_ends: dict[str, int] = {}  # of paused lanes, whose ends no fetch tells
@@ -155,7 +155,7 @@ class KafkaFeed:
                 self._pause()
                 housekeeping = time.monotonic()
             if not wanted:
-                time.sleep(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(self._open)))
+                time.sleep(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(self._taken)))
                 continue
             backlog = self._intake.lagging(_BACKLOG_MS)
             batch = self._reader.read(_LOOK_AGAIN_SECONDS if backlog else _GATHER_SECONDS, wanted)
@@ -173,19 +173,18 @@ class KafkaFeed:
         if added:
             self._consumer.incremental_assign(added)
             for place in added:
-                self._reader.open((place.topic, place.partition))
                 name = self._lane_of(place)
-                self._open[name] = (place.topic, place.partition)
+                self._reader.open(name, place)
                 self._taken[name] = place.offset
                 self._wanted.add(name)
 
-    def _choose(self) -> dict[Place, int]:
+    def _choose(self) -> dict[str, int]:
         """Backpressure: the partitions to read on, those that are behind first, and how many messages of each.
 
         One of which nothing is on its way may hold back all others, so it is always read. The others are while there
         is room: those that must wait for another partition up to their share of it.
         """
-        standing = self._intake.standing(list(self._open))
+        standing = self._intake.standing(list(self._taken))
         waiting = {lane.name: self._taken[lane.name] - lane.next_offset for lane in standing}
         room = sum(waiting.values()) < self._max_waiting
         share = max(_LEAST_AHEAD, _SPARSE_MESSAGES // max(1, len(standing)))
@@ -198,7 +197,7 @@ class KafkaFeed:
         if again := self._paused & chosen.keys():
             self._consumer.resume([self._topic_partition(name) for name in again])
             self._paused -= again
-        return {self._open[name]: most for name, most in chosen.items()}
+        return chosen
 
     def _pause(self) -> None:
         """Fetch no more of partitions that have not been read for some time.
@@ -206,10 +205,10 @@ class KafkaFeed:
         In their queues each uncompressed message keeps the whole answer in memory that it came in, megabytes of all
         partitions. What was fetched of them is fetched again.
         """
-        rest = self._open.keys() - self._wanted - self._paused
+        rest = self._taken.keys() - self._wanted - self._paused
         if rest:
             self._consumer.pause([self._topic_partition(name) for name in rest])
-            self._reader.forget(self._open[name] for name in rest)
+            self._reader.forget(rest)
             self._paused |= rest
         self._wanted.clear()
 
@@ -217,7 +216,7 @@ class KafkaFeed:
         return lane_name(place.topic.removeprefix(self._prefix), place.partition)
 
     def _topic_partition(self, name: str, offset: int | None = None) -> TopicPartition:
-        topic, partition = _lane_of_name(name)
+        topic, partition = lane_place(name)
         if offset is None:
             return TopicPartition(self._prefix + topic, partition)
         return TopicPartition(self._prefix + topic, partition, offset)
@@ -232,7 +231,7 @@ class KafkaFeed:
             try:
                 self.topology_changed = bool(self._discover() - self._known)
                 self.heard()
-                if paused := [_lane_of_name(name) for name in list(self._paused)]:
+                if paused := [lane_place(name) for name in list(self._paused)]:
                     self._paused_ends |= {name: high for name, (_, high) in self._log_ends(paused).items()}
             except (KafkaException, DependencyDown) as error:  # it may come back: librdkafka goes on trying, too
                 log.warning("cannot list topics and their ends", error=str(error))

@@ -11,7 +11,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from flows.errors import DependencyDown, Stop
 from flows.kafka_ask import Asker
-from flows.kafka_feed import KafkaFeed, fetching, lane_name
+from flows.kafka_feed import KafkaFeed, fetching, lane_name, lane_place
 from flows.messages import MIN_TIME
 from flows.settings import Settings
 from flows.source import PartitionState
@@ -177,8 +177,7 @@ class ResumingFeed:
         Raises:
             Stop: the offset is gone from Kafka, or beyond its end (the topic was made anew).
         """
-        topic, number = name.rsplit("/", 1)
-        partition = int(number)
+        topic, partition = lane_place(name)
         place = TopicPartition(self._settings.topic(topic), partition)
         low, high = self._ends[name]
         wanted = state.next_offset if state is not None else self._first.get(name, low)

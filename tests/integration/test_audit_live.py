@@ -66,7 +66,7 @@ def test_what_is_falsified_is_counted_while_it_runs_and_offsets_are_compared(
     assert engine.metric(MISMATCH) == 0, engine.said()[-3000:]
     late = f"{minute} AND window_start = (SELECT max(window_start) FROM livepulse.active_users WHERE {minute})"
     add(store_dir, "active_users", ("users",), 1, late)
-    engine.until(lambda: engine.metric(MISMATCH) > 0)
+    engine.until(lambda: engine.metric(MISMATCH) > 0, 60)
     assert f'{MISMATCH}{{view="active_users"}}' in engine.asked("/metrics")[1]
     assert "see livepulse reconcile" in engine.said()
     add(store_dir, "active_users", ("users",), -1, late)

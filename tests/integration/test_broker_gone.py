@@ -21,9 +21,9 @@ from flows.settings import Settings
 consumer = make_consumer(Settings(brokers=sys.argv[1]))
 reader = BatchReader(consumer, 1000)
 consumer.incremental_assign([TopicPartition("view", 0, 0)])
-reader.open(("view", 0))
+reader.open("view", TopicPartition("view", 0))
 for _ in range(30):
-    reader.read(0.1, {("view", 0): 1000})
+    reader.read(0.1, {"view": 1000})
 print("alive")
 """
 

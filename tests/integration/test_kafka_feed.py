@@ -109,14 +109,14 @@ def test_what_was_fetched_of_a_paused_partition_is_let_go_and_read_again(kafka: 
     consumer = make_consumer(Settings(brokers=kafka.address, topic_prefix=topic_prefix, group=topic_prefix), 1)
     reader = BatchReader(consumer, MESSAGES)
     consumer.incremental_assign([TopicPartition(topic, 0, 0)])
-    reader.open((topic, 0))
-    waiting = partial(_library.rd_kafka_queue_length, ctypes.c_void_p(reader._queues[topic, 0]))
-    read = partial(reader.read, wanted={(topic, 0): 300})
+    reader.open(topic, TopicPartition(topic, 0))
+    waiting = partial(_library.rd_kafka_queue_length, ctypes.c_void_p(reader._queues[topic]))
+    read = partial(reader.read, wanted={topic: 300})
     try:
         offsets = _offsets(read, 300)
         _until(lambda: waiting() > SHARE)
         consumer.pause([TopicPartition(topic, 0)])
-        reader.forget([(topic, 0)])
+        reader.forget([topic])
         assert waiting() == 0
         time.sleep(0.3)
         assert waiting() == 0
