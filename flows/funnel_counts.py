@@ -16,6 +16,7 @@ from flows.funnel_pairs import ABSENT, CODE_BITS, HOUR_BITS, STEP_BITS, UNREACHE
 from flows.funnel_values import Combinations
 from flows.grouping import distinct
 from flows.keyed_set import KeyedSet
+from schemas.decode_columns import number_array
 from schemas.funnels import BUCKET_MS, Funnel
 from schemas.hashing import hash64, mix
 
@@ -124,9 +125,9 @@ class RowNames:
     def __init__(self, funnel: Funnel, combinations: Combinations) -> None:
         self._combinations = combinations
         self._hashes = hash64(pl.Series([f"{funnel.name}\0{unit}" for unit in funnel.units])).to_numpy()
-        self._funnel, self._units = pa.array([funnel.name]), pa.array(funnel.units)
+        self._funnel, self._units = funnel.name, pl.Series(funnel.units, dtype=pl.String)
 
-    def columns(self, cell: Int64s) -> list[pa.Array]:
+    def columns(self, cell: Int64s) -> list[pl.Series]:
         """Row, funnel, unit, bucket_start, dim, value and step of each cell."""
         hour = cell & ((1 << HOUR_BITS) - 1)
         code = (cell >> HOUR_BITS) & ((1 << CODE_BITS) - 1)
@@ -135,13 +136,13 @@ class RowNames:
         place = mix(self._hashes[unit], ((hour << STEP_BITS) | step).astype(np.uint64))
         names = [self._combinations.names[c] for c in code.tolist()]
         return [
-            pa.array(mix(place, self._combinations.hashes[code])),
-            self._funnel.take(pa.array(np.zeros(len(cell), dtype=np.int64))),
-            self._units.take(pa.array(unit)),
-            pa.array(hour * BUCKET_MS),
-            pa.array([dim for dim, _ in names], type=pa.string()),
-            pa.array([value for _, value in names], type=pa.string()),
-            pa.array(step.astype(np.uint8)),
+            pl.Series(mix(place, self._combinations.hashes[code])),
+            pl.Series([self._funnel]).new_from_index(0, len(cell)),
+            self._units.gather(unit),
+            pl.Series(hour * BUCKET_MS),
+            pl.Series([dim for dim, _ in names], dtype=pl.String),
+            pl.Series([value for _, value in names], dtype=pl.String),
+            pl.Series(step.astype(np.uint8)),
         ]
 
 
@@ -159,8 +160,6 @@ def increments(names: RowNames, changes: Sequence[Changes]) -> pl.DataFrame:
     of_time, times = _uncancelled(every[timed], time[timed])
     offsets = np.append(np.searchsorted(of_time, cell), len(of_time))
     kept = np.flatnonzero(np.any(figures, axis=0) | (np.diff(offsets) > 0))
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(times))
-    columns = [*names.columns(cell[kept]), *(pa.array(f[kept]) for f in figures), lists.take(pa.array(kept))]
-    frame = pl.from_arrow(pa.table(columns, names=list(INCREMENTS)))
-    assert isinstance(frame, pl.DataFrame), "a table becomes a frame"
-    return frame
+    lists = pl.Series(pa.LargeListArray.from_arrays(number_array(offsets), number_array(times)))
+    columns = [*names.columns(cell[kept]), *(pl.Series(f[kept]) for f in figures), lists.gather(kept)]
+    return pl.DataFrame(dict(zip(INCREMENTS, columns, strict=True)), schema=INCREMENTS)

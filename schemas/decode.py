@@ -21,8 +21,8 @@ from schemas.decode_columns import (
     boolean_array,
     count_different,
     frame_of,
-    integer_array,
     list_array,
+    number_array,
     text_array,
 )
 from schemas.decode_compile import Bytes
@@ -183,16 +183,16 @@ class Decoder:
                 return list_array(text, extra, notes, picked(found[TAG_FIRST]), picked(found[TAG_COUNT]))
             values = picked(found[self._slots[name]])
             if name in _NUMBERS:
-                return integer_array(values, is_there)
+                return number_array(values, is_there)
             return boolean_array(values, is_there) if name in _BOOLEANS else text_array(text, extra, values, is_there)
 
         names = ("user_id", "event_id", *(name for name in self._schema if name in self._plain))
         given = {name: array(name) for name in names}
         frame = frame_of(
             {
-                "row": pa.array(rows.astype(np.uint32)),
-                "kind": pa.array(picked(topics).astype(np.uint8)),
-                "event_time": pa.array(picked(found[EVENT_TIME]).copy()),
+                "row": number_array(rows.astype(np.uint32)),
+                "kind": number_array(picked(topics).astype(np.uint8)),
+                "event_time": number_array(picked(found[EVENT_TIME])),
                 **{name: texts for name, texts in given.items() if texts is not None},
             }
         )

@@ -22,6 +22,17 @@ hypothesis_settings.register_profile(
 hypothesis_settings.register_profile("thorough", max_examples=1_000, deadline=None)
 hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+_TESTS = Path(__file__).parent
+_ONE_AFTER_THE_OTHER = ("alerts", "boards", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Among several processes (pytest -n) a file stays whole, and tests that kill or starve engines do not meet."""
+    for item in items:
+        place = item.path.relative_to(_TESTS)
+        group = "faults" if place.parts[0] in _ONE_AFTER_THE_OTHER else str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

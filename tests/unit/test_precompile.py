@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from flows import precompile
 from flows.families import part_builder
 from flows.settings import Settings
@@ -17,3 +20,12 @@ def test_its_frame_is_like_the_decoder_s() -> None:
 def test_what_is_compiled_needs_no_helper() -> None:
     assert precompile.main("rest") == precompile.main("funnel") == precompile.main("decode") == 0
     assert precompile.start() == []
+
+
+def test_a_start_does_not_import_pandas() -> None:
+    """It is there for chDB; `pyarrow.array` imports it in passing, for half a second and 45 MB of each engine."""
+    folded = "[precompile.main(part) for part in ('rest', 'funnel', 'decode')]"
+    told = f"print({folded}, *(name in sys.modules for name in ('numba', 'pandas')))"
+    start = f"import sys; from flows import engine, precompile; {told}"
+    done = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "[0, 0, 0] True False", done.stdout
