@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from flows.broker import dying_with_us
 from flows.errors import DependencyDown
+from flows.settings import Settings
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -28,6 +29,11 @@ _SAMPLE_SECONDS: Final = 0.5
 _STOP_SECONDS: Final = 60.0
 _LAST_WORDS_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.005
+
+
+def scaled(workers: int) -> dict[str, object]:
+    """Settings of so many engine processes: each needs a shard."""
+    return {"workers": workers, "shards": max(workers, Settings().shards)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 import orjson
 from confluent_kafka import Producer
 
-from flows.bench_engine import EngineProcess, StoreReader
+from flows.bench_engine import EngineProcess, StoreReader, scaled
 from flows.bench_throughput import FLOWS, Say, home_of, machine, refuse_kept
 from flows.bench_traffic import background, make_producer
 from flows.broker import RealBroker
@@ -172,7 +172,7 @@ def measure(wanted: Latency, say: Say) -> dict[str, Any]:
 
 def _run(brokers: str, prefix: str, home: Path, wanted: Latency) -> dict[str, Any]:
     settings = {
-        "brokers": brokers, "topic_prefix": prefix, "workers": wanted.workers, "families": FLOWS,
+        "brokers": brokers, "topic_prefix": prefix, **scaled(wanted.workers), "families": FLOWS,
         "events_archive": False,
     }  # fmt: skip
     with EngineProcess(home, settings) as engine:

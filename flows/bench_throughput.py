@@ -22,7 +22,7 @@ from typing import Any, Final
 import polars as pl
 from confluent_kafka import Consumer, TopicPartition
 
-from flows.bench_engine import EngineProcess, StoreReader
+from flows.bench_engine import EngineProcess, StoreReader, scaled
 from flows.bench_traffic import make_events, produce, write_ndjson
 from flows.bench_truth import LEDGER, Truth, all_families, differences, ledger, w1
 from flows.broker import PARTITIONS, Broker, RealBroker
@@ -241,7 +241,7 @@ def _in_turn(
 ) -> dict[str, Any]:
     """No-op, engine, no-op over the views, W1."""
     figures: dict[str, Any] = {}
-    common = {"brokers": broker.address, "workers": wanted.workers, "families": FLOWS}
+    common = {"brokers": broker.address, **scaled(wanted.workers), "families": FLOWS}
     noop_per_s = noop(broker.address, CORE_TOPICS)
     with home_of(keep) as home:
         run = engine_run(home, {**common, "events_archive": False}, truths)
@@ -260,7 +260,7 @@ def _archive(broker: Broker, wanted: Throughput, truths: list[Truth], wrong: lis
     noop_per_s = noop(broker.address, CORE_TOPICS)
     missing = f"{wanted.events} - (SELECT count() FROM events)"  # noqa: S608  # a number and fixed words
     with home_of(None) as home:
-        settings = {"brokers": broker.address, "workers": wanted.workers, "families": FLOWS, "events_archive": True}
+        settings = {"brokers": broker.address, **scaled(wanted.workers), "families": FLOWS, "events_archive": True}
         run = engine_run(home, settings, truths, missing)
     wrong.extend(f"archive: {sentence}" for sentence in run.differences)
     say(f"with the archive: {wanted.events / run.seconds:,.0f} events/s")

@@ -80,7 +80,7 @@ def run(settings: Settings) -> int:
     Examples
       livepulse run --brokers kafka-1:9092 --store ./livepulse-data
       livepulse run --store http://clickhouse:8123 --recovery-dir /var/lib/livepulse
-      livepulse run --from 2026-02-01T00:00:00+08:00 --workers 4
+      livepulse run --from 2026-02-01T00:00:00+08:00 --workers 4 --shards 8
     """
     from flows.engine import run as run_engine
 
@@ -185,7 +185,7 @@ def config_show(settings: Settings, *, as_json: AsJson = False) -> int:
     \b
     Examples
       livepulse config show
-      LIVEPULSE_WORKERS=4 livepulse config show --json
+      LIVEPULSE_WORKERS=2 livepulse config show --json
     """
     from flows.cli_tools import show_settings
 

@@ -20,7 +20,9 @@ from schemas.events import TOPICS
 _KEY = ("topic", "partition", "minute")
 _SCHEMA = {"topic": pl.String, "partition": pl.Int32, "minute": pl.Int64, **dict.fromkeys(LEDGER_COUNTS, pl.Int64)}
 _EMIT_MS = 500
-_FORGET_MS = 30 * 86_400_000  # a minute this far behind the newest gets no more messages
+_FORGET_MS = 30 * 86_400_000  # behind its partition's newest minute; by a broker's own stamps no more messages come
+_FORGET_EVERY_MS = 3_600_000
+_LONG_AGO = 0  # the minute of messages so far behind: producers' stamps, where the topic has CreateTime
 
 
 def outcome_counts(frame: pl.DataFrame, outcome: str) -> pl.DataFrame:
@@ -62,10 +64,16 @@ class LedgerMerge:
         self._fresh: list[pl.DataFrame] = []  # since the last snapshot or delta
         self._changed: list[pl.DataFrame] = []  # keys since the last emission
         self._emitted = 0
+        self._newest = self._forgot = 0  # minutes
 
     def fold(self, increments: list[pl.DataFrame]) -> None:
-        """Add counts."""
+        """Add counts. A minute that may be forgotten is never begun anew: its row would shrink."""
         batch = _sum(increments)
+        self._newest = max(self._newest, _limit(batch["minute"].max()))
+        if _limit(batch["minute"].min()) < self._newest - _FORGET_MS:
+            forgettable = self._kept(batch).not_()
+            minute = pl.when(forgettable).then(_LONG_AGO).otherwise("minute")
+            batch = _sum([batch.with_columns(minute=minute)])
         self._totals = _sum([self._totals, batch])
         self._fresh.append(batch)
         self._changed.append(batch.select(_KEY))
@@ -90,10 +98,21 @@ class LedgerMerge:
                     "as_of": [progress.now],
                 }
             )
-        newest = self._totals["minute"].max()
-        if isinstance(newest, int):
-            self._totals = self._totals.filter(pl.col("minute") >= newest - _FORGET_MS)
+        if self._newest - self._forgot >= _FORGET_EVERY_MS:
+            self._forgot = self._newest
+            self._totals = self._totals.filter(self._kept(self._totals) | (pl.col("minute") == _LONG_AGO))
         return rows
+
+    def _kept(self, rows: pl.DataFrame) -> pl.Series:
+        """Which rows are not too far behind their partition's newest minute."""
+        lane = [*_KEY[:2]]
+        minutes = pl.concat([self._totals.select(_KEY), rows.select(_KEY)])
+        newest = minutes.group_by(lane).agg(newest=pl.col("minute").max())
+        return (
+            rows.join(newest, on=lane, maintain_order="left")
+            .select(pl.col("minute") >= pl.col("newest") - _FORGET_MS)
+            .to_series()
+        )
 
     def snapshot(self) -> bytes:
         """All counts kept."""
@@ -113,6 +132,12 @@ class LedgerMerge:
         self._totals = _sum(frames) if frames else pl.DataFrame(schema=_SCHEMA)
         # What was emitted since the last commit is emitted again, so nothing of it need be known here.
         self._changed = [self._totals.select(_KEY)]
+        self._newest = _limit(self._totals["minute"].max())
+
+
+def _limit(minute: object) -> int:
+    """A least or greatest minute; 0 of none."""
+    return minute if isinstance(minute, int) else 0
 
 
 def _sum(frames: list[pl.DataFrame]) -> pl.DataFrame:
