@@ -31,6 +31,7 @@ _THROUGHPUT_ROWS: Final = (
     ("noop_events_per_s", "a loop that reads and does nothing, events/s"),
     ("engine_events_per_s", "engine, three flows, until all is in the views, events/s"),
     ("engine_ratio", "engine / no-op"),
+    ("engine_head_start_ratio", "engine / no-op whose clock starts once it fetches"),
     ("w1_noop_events_per_s", "no-op over the views, events/s"),
     ("w1_events_per_s", "W1 (1-min windows per category), events/s"),
     ("w1_ratio", "W1 / no-op"),

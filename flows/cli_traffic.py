@@ -46,8 +46,9 @@ def demo(
 ) -> int:
     """See it work: broker, simulated traffic, engine and store in one command, and a live table of what they find.
 
-    Without --kafka the broker is a real one if Java and Maven are here, else librdkafka's mock. At the end the figures
-    are held against the simulator's truth; exit code 1 if they differ.
+    Without --kafka the broker is a real one if Java and Maven are here, else librdkafka's mock. At the end figures are
+    held against the simulator's truth; exit code 1 if a count differs. Conversions and half-lives are estimates of few
+    events: what they should be stands beside.
 
     \b
     Examples

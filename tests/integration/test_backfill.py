@@ -49,6 +49,34 @@ def test_a_line_of_an_unknown_topic_is_ledgered_under_its_name(tmp_path: Path, s
     assert [row["topic"] for row in dead] == ["likeX", "comments", "likeX", "", "t" * 64]
 
 
+def test_the_recorded_stream_of_the_readme_is_an_example(tmp_path: Path, store_dir: Path) -> None:
+    """Edits in the form of Apache Druid's tutorial data → events → the hours that the example itself recounts."""
+    edits = [
+        {
+            "time": f"2015-09-12T{n // 60:02d}:{n % 60:02d}:58.771Z", "channel": f"#{'en' if n % 3 else 'vi'}.wikipedia",
+            "page": f"Köln {n % 7}", "user": f"user {n * n % 31}", "countryIsoCode": None if n % 5 else "DE",
+        }
+        for n in range(300)
+    ]  # fmt: skip
+    recorded, events = tmp_path / "edits.json.gz", tmp_path / "events.ndjson"
+    recorded.write_bytes(gzip.compress("".join(json.dumps(edit) + "\n" for edit in edits).encode()))
+
+    def example(*arguments: str) -> str:
+        command = [sys.executable, "examples/wikipedia_edits.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=60).stdout
+
+    events.write_text(example(str(recorded)))
+    done = livepulse("backfill", str(events), "--store", str(store_dir))
+    assert done.returncode == 0, done.stderr
+    hours = ask(
+        store_dir,
+        "SELECT toString(date) AS date, hour, toInt32(events) AS events, toInt32(users) AS users FROM active_hours "
+        "WHERE basis = 'platform' AND dim = 'all' ORDER BY users DESC, date, hour LIMIT 5",
+    )
+    found = "".join(f"{row['date']}\t{row['hour']}\t{row['events']}\t{row['users']}\n" for row in hours)
+    assert found == example("--recount", str(events)) != ""
+
+
 def test_own_funnel_and_weights_are_a_declaration(tmp_path: Path, store_dir: Path) -> None:
     order = {"topic": "order", "order_id": "o", "product_id": "p", "quantity": 1, "amount_minor": 700}
     events = write(
