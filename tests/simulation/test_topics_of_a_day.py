@@ -24,7 +24,8 @@ HALF_LIFE_MINUTES, FORGET_DAYS = 360.0, 30
 PEAKS_CHECKED = 12
 
 EVENTS = """
-    SELECT toUnixTimestamp64Milli(event_time) AS time, user_id, tags, if(topic = 'engage', action, topic) AS what
+    SELECT toUnixTimestamp64Milli(event_time) AS time, user_id, tags,
+        multiIf(continued = 1, 'continued', topic = 'engage', action, topic) AS what
     FROM events"""
 LIVES = """
     SELECT topic, toUnixTimestamp64Milli(first_seen) AS first_seen, toUnixTimestamp(peak_time) * 1000 AS peak_time,
