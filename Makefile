@@ -21,6 +21,7 @@ demo: $(READY) ## Broker, simulated traffic, engine, store and a live table; Ctr
 	@$(BIN)/livepulse demo $(ARGS)
 
 test: lint types ## Style, types, then all tests, in JOBS=2 processes (ARGS="-k heat")
+	@$(BIN)/python -c "from flows import precompile; precompile.ready()" # else each process of tests would
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-faults: $(READY) ## Kills and faults on a real broker (ROUNDS=50 SEED=n repeats a run)

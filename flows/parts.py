@@ -5,6 +5,7 @@ All of it is a function of the partition's log: which messages a consume call ha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -235,6 +236,8 @@ class PartBuilder:
     def example(self, now: int) -> pl.DataFrame:
         """A frame of a few invented events, as kernels get it: someone finds a room by a video and buys there."""
         common = f'"event_id":"%d","event_time":{now},"user_id":"warm","creator_id":"c","category":"c","tags":["t"]'
+        for platform in sorted(self._platforms)[:1]:  # one that is not filtered
+            common += f',"platform":{json.dumps(platform).replace("%", "%%")}'
         room = f'{common},"live_id":"l"'
         values = [
             ("view", f'{{{common},"surface":"video","video_id":"v","watch_ms":1}}'),

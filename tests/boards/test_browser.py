@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -104,13 +103,10 @@ def test_what_only_prometheus_knows_is_named_and_takes_no_room(page: Page, site:
 
 def test_pages_that_were_left_hold_no_connection(page: Page, site: str) -> None:
     """Chromium keeps pages for "back", and has six connections to a host: the seventh page would wait for ever."""
-    seconds = []
+    assert len(BOARDS) * 2 > 7
     for number, board in enumerate([*BOARDS, *BOARDS]):
-        began = time.monotonic()
         page.open(f"{site}/d/{board.uid}?range=24h&number={number}")
         page.wait(f"location.search.endsWith('number={number}') && {READY}", 90)
-        seconds.append(time.monotonic() - began)
-    assert max(seconds) < 5 + 5 * median(seconds), seconds
 
 
 def test_back_goes_on_where_it_was(page: Page, site: str) -> None:

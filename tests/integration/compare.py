@@ -49,7 +49,7 @@ def _different(is_: Mapping[Any, Any], should: Mapping[Any, Any]) -> list[object
 
 
 def _ledger(rows: Rows, verdict: Verdict) -> list[object]:
-    names = ("consumed", "accepted", "duplicate", "late", "rejected")
+    names = ("consumed", "accepted", "duplicate", "late", "rejected", "filtered")
     sums = ", ".join(f"sum({n}) AS {n}_" for n in names)
     is_ = {
         (r["topic"], r["partition"]): tuple(int(r[f"{n}_"]) for n in names)

@@ -83,6 +83,12 @@ class EngineProcess:
         self._process.terminate()
         return self._process.wait(seconds)
 
+    def interrupt(self, seconds: float = 30) -> int:
+        """Ctrl-C as a terminal sends it, to the workers too; the exit code."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGINT)
+        return self._process.wait(seconds)
+
     def wait(self, seconds: float) -> int:
         """The exit code of an engine that ends by itself."""
         assert self._process is not None

@@ -53,7 +53,8 @@ def test_the_recorded_stream_of_the_readme_is_an_example(tmp_path: Path, store_d
     """Edits in the form of Apache Druid's tutorial data → events → the hours that the example itself recounts."""
     edits = [
         {
-            "time": f"2015-09-12T{n // 60:02d}:{n % 60:02d}:58.771Z", "channel": f"#{'en' if n % 3 else 'vi'}.wikipedia",
+            "time": f"2015-09-12T{n // 60:02d}:{n % 60:02d}:58.771Z",
+            "channel": f"#{'en' if n % 3 else 'vi'}.wikipedia",
             "page": f"Köln {n % 7}", "user": f"user {n * n % 31}", "countryIsoCode": None if n % 5 else "DE",
         }
         for n in range(300)

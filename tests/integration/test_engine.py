@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -80,6 +81,30 @@ def test_a_stop_and_a_start_with_other_workers_lose_and_repeat_nothing(
             break
         assert process.stop() == 0
     agree(process, traffic, seconds=30)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_it_with_nothing_to_replay(
+    any_kafka: Broker, topics: Topics, topic_prefix: str, engine: Start, workers: str
+) -> None:
+    topics(any_kafka, names=CORE)
+    traffic = Traffic(seed=7, start_ms=hours_ago(0.6))
+    produce(any_kafka.address, topic_prefix, traffic, 4_000)
+    process = engine(any_kafka, *IDLE, "--workers", workers)
+    process.until(lambda: process.consumed() == total(traffic))
+    assert process.interrupt() == 0
+    assert "nothing to replay" in process.said()
+    assert "Traceback" not in process.said()
+    process.start()
+    ends = {f"{topic}/{partition:04d}": len(messages) for (topic, partition), messages in traffic.log.items()}
+    process.until(lambda: next_offsets(process) == ends)
+    agree(process, traffic, seconds=30)
+
+
+def next_offsets(process: EngineProcess) -> dict[str, int]:
+    """Where the last start began to read, by partition: each worker tells its own."""
+    told = (json.loads(line) for line in process.said().splitlines() if '"next offsets to read"' in line)
+    return {lane: offset for line in told for lane, offset in line.items() if "/" in lane}
 
 
 def test_a_killed_worker_is_started_again(kafka: Broker, topics: Topics, topic_prefix: str, engine: Start) -> None:

@@ -24,6 +24,8 @@ class Traffic:
     start_ms: int
     partitions: int = 4
     users: int = 150
+    platforms: tuple[str, ...] = ()
+    """Platforms that events name; some name none. (): no event does."""
     log: dict[Lane, list[Logged]] = field(default_factory=dict)
     _made: int = 0
 
@@ -67,6 +69,8 @@ class Traffic:
             event["tz"] = ("America/New_York", "Asia/Kathmandu", "Asia/Shanghai")[user % 12 // 4]
         if rnd.random() < 0.7:
             event["channel"] = rnd.choice(("feed", "search", "paid"))
+        if self.platforms and (named := rnd.choice(("", *self.platforms))):
+            event["platform"] = named
         room, video = f"l{rnd.randrange(6)}", f"v{rnd.randrange(40)}"
         topic = rnd.choices(("view", "like", "gift", "order"), (80, 12, 5, 3))[0]
         if topic == "view":

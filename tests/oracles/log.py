@@ -7,7 +7,7 @@ duplicates only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,18 @@ class Verdict:
     counts: dict[Lane, Counter[str]]
 
 
-def judge(log: Mapping[Lane, Sequence[Logged]], *, out_of_orderness: int = 300_000, lateness: int = 0) -> Verdict:
-    """Precedence: rejected, late, duplicate, accepted. Copies of one id carry one payload, so any of them may stand."""
+def judge(
+    log: Mapping[Lane, Sequence[Logged]],
+    *,
+    out_of_orderness: int = 300_000,
+    lateness: int = 0,
+    platforms: Collection[str] = (),
+) -> Verdict:
+    """Precedence: rejected, filtered, late, duplicate, accepted. Copies of one id carry one payload: any may stand.
+
+    `platforms`: events of others, and of none, are filtered; they are valid, so later ones are late by them. ():
+    nothing is.
+    """
     accepted: dict[tuple[str, str], Event] = {}
     late: dict[Lane, list[int]] = {}
     counts: dict[Lane, Counter[str]] = {}
@@ -49,6 +59,9 @@ def judge(log: Mapping[Lane, Sequence[Logged]], *, out_of_orderness: int = 300_0
             time = event["event_time"]
             is_late = greatest is not None and time < greatest - out_of_orderness - lateness
             greatest = time if greatest is None else max(greatest, time)
+            if platforms and event.get("platform") not in platforms:
+                tally["filtered"] += 1
+                continue
             if is_late:
                 tally["late"] += 1
                 late.setdefault(lane, []).append(message.offset)

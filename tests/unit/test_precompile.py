@@ -17,6 +17,12 @@ def test_its_frame_is_like_the_decoder_s() -> None:
     assert made.drop(hashes).to_dicts() == decoded.drop(hashes).to_dicts()
 
 
+def test_the_decoder_s_frame_is_there_whatever_platforms_are_left_out() -> None:
+    """An engine with `filter_platforms` once ended at its start: all of the frame's events were filtered."""
+    builder = part_builder(Settings.model_validate({"filter_platforms": ["kuaishou", '100%d "x"']}))
+    assert builder.example(1_795_720_000_000)["platform"].unique().to_list() == ['100%d "x"']
+
+
 def test_what_is_compiled_needs_no_helper() -> None:
     assert precompile.main("rest") == precompile.main("funnel") == precompile.main("decode") == 0
     assert precompile.start() == []
