@@ -79,7 +79,10 @@ def _check(feed: KafkaFeed, intake: Intake) -> bool:
     if feed.failure is not None:
         raise feed.failure
     assert intake.waiting()[AHEAD] < SHARE + BATCH  # a batch may run ahead that begins in step
-    return AHEAD in feed._paused
+    if AHEAD in feed._paused:  # it stays so while nothing is taken: long enough to ask for its end
+        _until(lambda: AHEAD in feed._paused_ends or AHEAD not in feed._paused)
+        return True
+    return False
 
 
 def _take_all(intake: Intake, check: Callable[[], bool]) -> bool:
