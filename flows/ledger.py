@@ -105,7 +105,7 @@ class LedgerMerge:
 
     def _kept(self, rows: pl.DataFrame) -> pl.Series:
         """Which rows are not too far behind their partition's newest minute."""
-        lane = [*_KEY[:2]]
+        lane = list(_KEY[:2])
         minutes = pl.concat([self._totals.select(_KEY), rows.select(_KEY)])
         newest = minutes.group_by(lane).agg(newest=pl.col("minute").max())
         return (

@@ -173,6 +173,10 @@ class Decoder:
         def picked(line: Int64s) -> Int64s:
             return line if everything else line[rows]
 
+        def kept(line: Int64s) -> Int64s:
+            """A copy: a line of what was found would keep all lines in memory."""
+            return line.copy() if everything else line[rows]
+
         present = picked(found[PRESENT])
 
         def array(name: str) -> pa.Array | None:
@@ -181,9 +185,9 @@ class Decoder:
                 return None
             if name == "tags":
                 return list_array(text, extra, notes, picked(found[TAG_FIRST]), picked(found[TAG_COUNT]))
-            values = picked(found[self._slots[name]])
             if name in _NUMBERS:
-                return number_array(values, is_there)
+                return number_array(kept(found[self._slots[name]]), is_there)
+            values = picked(found[self._slots[name]])
             return boolean_array(values, is_there) if name in _BOOLEANS else text_array(text, extra, values, is_there)
 
         names = ("user_id", "event_id", *(name for name in self._schema if name in self._plain))
@@ -192,7 +196,7 @@ class Decoder:
             {
                 "row": number_array(rows.astype(np.uint32)),
                 "kind": number_array(picked(topics).astype(np.uint8)),
-                "event_time": number_array(picked(found[EVENT_TIME])),
+                "event_time": number_array(kept(found[EVENT_TIME])),
                 **{name: texts for name, texts in given.items() if texts is not None},
             }
         )

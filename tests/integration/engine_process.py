@@ -21,6 +21,12 @@ from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def livepulse(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command, to its end."""
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+
+
 class EngineProcess:
     """One engine on its own store directory; `flags` are command-line flags."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,14 @@ import pytest
 from sinks import embedded
 from sinks.clickhouse import Store
 from tests.integration.compare import differences
+from tests.integration.engine_process import livepulse
 from tests.integration.traffic import Traffic
 from tests.oracles.log import Logged, judge
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[2]
 T0 = 1_770_000_000_000 // 3_600_000 * 3_600_000
 LANES = 4
-
-
-def livepulse(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
 
 
 def files_of(directory: Path, traffic: Traffic, count: int, step_ms: int) -> list[Path]:

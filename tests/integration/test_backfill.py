@@ -10,16 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.engine_process import ROOT, livepulse
+
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).resolve().parents[2]
 MINUTE = 60_000
 T0 = 1_770_000_000_000 // 3_600_000 * 3_600_000
-
-
-def livepulse(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
 
 
 def ask(store: Path, sql: str) -> list[dict[str, object]]:

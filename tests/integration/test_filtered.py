@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from flows.broker import Broker
 from sinks import embedded
 from tests.integration.agreement import agree
-from tests.integration.engine_process import ROOT, EngineProcess
+from tests.integration.engine_process import EngineProcess, livepulse
 from tests.integration.traffic import Traffic, hours_ago, produce, total
 from tests.oracles.log import judge
 
@@ -76,8 +74,7 @@ def test_a_message_has_the_first_outcome_that_fits(tmp_path: Path, store_dir: Pa
     events = tmp_path / "events.ndjson"
     events.write_text("".join(json.dumps({**common, **line}) + "\n" for _, line in LINES))
     flags = ("--filter-platforms", ",".join(KEPT), "--allow-late", "--reject-ratio", "1")
-    command = [sys.executable, "-m", "flows.cli", "backfill", str(events), "--store", str(store_dir), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+    done = livepulse("backfill", str(events), "--store", str(store_dir), *flags)
     assert done.returncode == 0, done.stderr
     should = Counter(outcome for outcome, _ in LINES)
     sums = ", ".join(f"toInt32(sum({name})) AS {name}" for name in ("consumed", *should))

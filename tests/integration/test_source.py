@@ -161,6 +161,8 @@ def test_the_groups_offsets_follow_while_it_runs(
         produce(any_kafka.address, topic_prefix, traffic, 500)
         ends = {lane: len(messages) for lane, messages in traffic.log.items()}
         process.until(lambda ends=ends: committed(any_kafka, topic_prefix, ends) == ends)  # type: ignore[misc]
+        assert process.running
+        assert committed(any_kafka, topic_prefix, ends) == ends
 
 
 def test_a_first_start_at_a_time_reads_what_is_that_young_and_later_starts_go_on(

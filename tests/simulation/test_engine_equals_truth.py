@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from flows.simulate import Options, Truth, file_names, simulate_to_files
+from flows.simulate import Options, Truth
 from schemas.sessions import MEASURES
 from sinks import embedded
+from tests.simulation.backfilled import asked, backfilled
 
 pytestmark = pytest.mark.integration
 
@@ -53,23 +50,10 @@ QUERIES = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Truth]]:
-    directory = tmp_path_factory.mktemp("engine")
-    truth = simulate_to_files(directory / "files", OPTIONS)
-    store = directory / "store"
-    files = [str(directory / "files" / name) for name in file_names(OPTIONS)]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "backfill", *files, "--store", str(store)],
-        capture_output=True, text=True, check=False, timeout=240,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    store, truth = backfilled(tmp_path_factory.mktemp("engine"), OPTIONS)
     up = embedded.start(store, die_with_parent=True)
     yield store, truth
     up.stop()
-
-
-def asked(store: Path, sql: str) -> pl.DataFrame:
-    return pl.read_parquet(io.BytesIO(embedded.ask(store, sql + " FORMAT Parquet")))
 
 
 @pytest.mark.parametrize("name", list(QUERIES))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import polars as pl
 import pytest
 
-from flows.simulate import Options, file_names, simulate_to_files
-from sinks import embedded
+from flows.simulate import Options
 from tests.oracles import heat
+from tests.simulation.backfilled import asked, backfilled
 
 OPTIONS = Options(
     seed=11, rate=0.8, events=25_000, start=1_767_603_600_000, partitions=2, users=2_000, videos=300, creators=50,
@@ -33,21 +28,9 @@ LIVES = """
     FROM topic_lifecycle"""
 
 
-def asked(store: Path, sql: str) -> pl.DataFrame:
-    return pl.read_parquet(io.BytesIO(embedded.ask(store, sql + " FORMAT Parquet")))
-
-
 @pytest.mark.integration
 def test_lives_of_topics_equal_a_recount(tmp_path: Path) -> None:
-    simulate_to_files(tmp_path / "files", OPTIONS)
-    store = tmp_path / "store"
-    files = [str(tmp_path / "files" / name) for name in file_names(OPTIONS)]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "backfill", *files, "--store", str(store)],
-        capture_output=True, text=True, check=False, timeout=240,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    store, _ = backfilled(tmp_path, OPTIONS)
     kept = asked(store, EVENTS).iter_rows(named=True)
     events = [
         heat.Event(e["time"], e["user_id"], tuple(e["tags"]), WEIGHTS.get(e["what"], 0.0)) for e in kept if e["tags"]
