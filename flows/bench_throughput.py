@@ -48,6 +48,7 @@ _SLOWEST_PER_S: Final = 4_000  # an engine slower than this is taken for stuck
 _VISIBLE_SECONDS: Final = 120.0
 _FAR_POLL_SECONDS: Final = 0.2  # while there is far to go: queries take CPU from what is measured
 _NEAR_POLL_SECONDS: Final = 0.05
+_NEAR: Final = 0.9  # of the messages: a query takes some milliseconds of CPU from what is measured
 _NOOP_IDLE_SECONDS: Final = 60.0
 
 
@@ -202,7 +203,7 @@ def until_counted(engine: EngineProcess, reader: StoreReader, count: int, counte
     query = f"SELECT {counted} FROM ingest_ledger"  # noqa: S608  # our own words
     while (found := reader.numbers(query)[0]) < count:
         engine.check(give_up, f"count more than {found:,.0f} of {count:,} messages")
-        time.sleep(_FAR_POLL_SECONDS if found < count / 2 else _NEAR_POLL_SECONDS)
+        time.sleep(_FAR_POLL_SECONDS if found < _NEAR * count else _NEAR_POLL_SECONDS)
     return time.time()
 
 

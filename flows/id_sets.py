@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decode_compile import compiled
+from schemas.decode_compile import compiled, inlined, prefetch
 
 Keys = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int64]
@@ -18,6 +18,7 @@ Slots = npt.NDArray[np.int32]
 Bits = npt.NDArray[np.uint8]
 
 _MAX_LOAD = 0.6
+_AHEAD = 12  # keys whose slots are on their way from memory while one is looked up
 _BIT: Bits = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 
 
@@ -177,13 +178,22 @@ class RecentKeys:
         return places[: _unmet(keys, self._held, places)]
 
 
+@inlined
+def _home(key: np.uint64, mask: int) -> int:
+    """Where the search for a key begins: Fibonacci hashing, for keys of one shard share low bits."""
+    return int(np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask)
+
+
 @compiled
 def _ids(keys: Keys, by_id: Keys, slots: Slots, count: int, ids: Ids) -> int:
     """Fill `ids`, adding what `slots` lacks; the new count."""
     mask = len(slots) - 1
     for i in range(len(keys)):
-        # Fibonacci hashing: keys of one shard share low bits, so the slot is taken from mixed, higher ones.
-        at = np.int64((keys[i] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+        if i + 2 * _AHEAD < len(keys):
+            prefetch(slots, _home(keys[i + 2 * _AHEAD], mask))
+        if i + _AHEAD < len(keys):
+            prefetch(by_id, int(slots[_home(keys[i + _AHEAD], mask)]))
+        at = _home(keys[i], mask)
         while slots[at] != 0 and by_id[slots[at]] != keys[i]:
             at = (at + 1) & mask
         if slots[at] == 0:
@@ -199,7 +209,7 @@ def _place(by_id: Keys, count: int, slots: Slots) -> None:
     """Fill empty `slots` with the ids 1 to `count`."""
     mask = len(slots) - 1
     for number in range(1, count + 1):
-        at = np.int64((by_id[number] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+        at = _home(by_id[number], mask)
         while slots[at] != 0:
             at = (at + 1) & mask
         slots[at] = number
@@ -222,7 +232,7 @@ def _unmet(keys: Keys, held: Keys, places: Places) -> int:
     """See `RecentKeys.unmet`; how many. 0 marks a free slot: the key 0 is never held."""
     mask, count = len(held) - 1, 0
     for i in range(len(keys)):
-        at = np.int64((keys[i] * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20)) & mask
+        at = _home(keys[i], mask)
         if held[at] != keys[i] or keys[i] == 0:
             held[at] = keys[i]
             places[count] = i

@@ -6,6 +6,7 @@ linked with, and compiled code copies the messages into arrays. All else (assign
 `Consumer`. Sources: `rd_kafka_message_t` and `rd_kafka_consume_batch_queue` in librdkafka's rdkafka.h, whose layout and
 names have not changed since 0.9; `Handle` in confluent_kafka.h, whose first field is the client.
 """
+# ruff: noqa: PLR0913, PLR0917  # compiled code takes arrays one by one
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from numba import types
 
-from schemas.decode_compile import Bytes, compiled, copy_in, peek, peek32
+from schemas.decode_compile import Bytes, compiled, copy_in, inlined, peek, peek32, prefetch_at
 from schemas.decode_rules import Int64s
 from schemas.decode_text import PADDING, Texts
 
@@ -36,6 +37,7 @@ _LEAST_SHARE: Final = 1_000  # of messages: a partition's run costs some microse
 _LOOK_SECONDS: Final = 0.005  # between two looks …
 _LOOK_SECONDS_EACH: Final = 1e-4  # … and at least so long for each queue: a look at one takes some microseconds
 _FAILED: Final = -1
+_AHEAD: Final = 8  # messages that are on their way from memory while one is copied
 _APPEND_TIME: Final = 2  # RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
 
 _library = ctypes.CDLL(confluent_kafka.cimpl.__file__)  # finds the names of what it is linked with, too
@@ -196,17 +198,20 @@ def _taken(pointers: Pointers) -> Batch:
     values, keys = _empty(number, size), _empty(number, key_size)
     offsets, stamps = np.empty(number, dtype=np.int64), np.empty(number, dtype=np.int64)
     kinds, kind = np.empty(number, dtype=np.int64), np.zeros(1, dtype=np.int32)
-    for place, size_place, into in ((_PAYLOAD, _SIZE, values), (_KEY, _KEY_SIZE, keys)):
-        _copy(pointers, order, place, size_place, into.text, into.starts, into.ends, into.present)
-        into.text.setflags(write=False)  # as `Texts.of` has it: a writable array would be another type to Numba
-    _stamp(pointers, order, offsets, stamps, kinds, kind, kind.ctypes.data)
+    places = [(_name_of(topic), partition) for topic, partition in lanes[:known].tolist()]  # while messages hold them
+    _take_over(
+        pointers, order, values.text, values.starts, values.ends, values.present,
+        keys.text, keys.starts, keys.ends, keys.present, offsets, stamps, kinds, kind, kind.ctypes.data,
+    )  # fmt: skip
+    for texts in (values, keys):
+        texts.text.setflags(write=False)  # as `Texts.of` has it: a writable array would be another type to Numba
     ends = np.cumsum(np.bincount(lane_of[good], minlength=known)).tolist()
     append_time = kinds == _APPEND_TIME
     runs = [
-        Run(_name_of(topic), partition, first, last, append_time=bool(append_time[first:last].all()))
-        for (topic, partition), first, last in zip(lanes[:known].tolist(), [0, *ends], ends, strict=False)
+        Run(topic, partition, first, last, append_time=bool(append_time[first:last].all()))
+        for (topic, partition), first, last in zip(places, [0, *ends], ends, strict=False)
     ]
-    _give_back(pointers)
+    _give_back(pointers[~good])
     return Batch(runs, values, keys, offsets, stamps, troubles)
 
 
@@ -243,6 +248,8 @@ def _describe(messages: Pointers, lanes: Int64s, lane_of: Int64s, sizes: Int64s)
     """
     known, lane = 0, 0
     for i in range(len(messages)):
+        if i + 2 * _AHEAD < len(messages):
+            prefetch_at(messages[i + 2 * _AHEAD])
         message = messages[i]
         if peek32(message) != 0:
             lane_of[i] = _FAILED
@@ -261,36 +268,46 @@ def _describe(messages: Pointers, lanes: Int64s, lane_of: Int64s, sizes: Int64s)
     sizes[0] = known
 
 
-@compiled
+@inlined
 def _copy(
-    messages: Pointers, order: Int64s, place: int, size_place: int,
+    message: np.uint64, place: int, size_place: int, i: int, used: int,
     text: Bytes, starts: Int64s, ends: Int64s, present: npt.NDArray[np.bool_],
-) -> None:  # fmt: skip
-    """Copy values or keys (`place`, `size_place`: of the fields that say where they are), each with an end of line."""
-    used = 0
-    for i in range(len(order)):
-        message = messages[order[i]]
-        source, size = peek(message + np.uint64(place)), peek(message + np.uint64(size_place))
-        starts[i], present[i] = used, source != 0
-        if source != 0 and size > 0:
-            copy_in(text, used, source, size)
-            used += size
-        ends[i] = used
-        text[used] = 10
-        used += 1
+) -> int:  # fmt: skip
+    """Copy a value or key (`place`, `size_place`: of the fields that say where it is) and an end of line behind it."""
+    source, size = peek(message + np.uint64(place)), peek(message + np.uint64(size_place))
+    starts[i], present[i] = used, source != 0
+    if source != 0 and size > 0:
+        copy_in(text, used, source, size)
+        used += size
+    ends[i] = used
+    text[used] = 10
+    return used + 1
 
 
 @compiled
-def _stamp(
-    messages: Pointers, order: Int64s, offsets: Int64s, stamps: Int64s, kinds: Int64s, kind: npt.NDArray[np.int32],
-    address: int,
+def _take_over(
+    messages: Pointers, order: Int64s,
+    text: Bytes, starts: Int64s, ends: Int64s, present: npt.NDArray[np.bool_],
+    key_text: Bytes, key_starts: Int64s, key_ends: Int64s, key_present: npt.NDArray[np.bool_],
+    offsets: Int64s, stamps: Int64s, kinds: Int64s, kind: npt.NDArray[np.int32], address: int,
 ) -> None:  # fmt: skip
-    """Offsets, times, and what kind of time each is (`address`: of `kind`, where the library puts it)."""
+    """Copy values, keys, offsets, times and what kind of time each is, and give each message back.
+
+    `address`: of `kind`, where the library puts it. All at once, since each message's memory is far from the others'.
+    """
+    used = key_used = 0
     for i in range(len(order)):
+        if i + 2 * _AHEAD < len(order):
+            prefetch_at(messages[order[i + 2 * _AHEAD]])
+        if i + _AHEAD < len(order):
+            prefetch_at(np.uint64(peek(messages[order[i + _AHEAD]] + np.uint64(_PAYLOAD))))
         message = messages[order[i]]
+        used = _copy(message, _PAYLOAD, _SIZE, i, used, text, starts, ends, present)
+        key_used = _copy(message, _KEY, _KEY_SIZE, i, key_used, key_text, key_starts, key_ends, key_present)
         offsets[i] = peek(message + np.uint64(_OFFSET))
         stamps[i] = _timestamp(message, np.uint64(address))
         kinds[i] = kind[0]
+        _destroy(message)
 
 
 @compiled

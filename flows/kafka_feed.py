@@ -39,7 +39,7 @@ _GONE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 )
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION})  # noqa: SLF001
-_DECODE_APART, _DECODE_AHEAD_APART = 4_000, 500  # messages; by itself a run takes 4 ms more
+_DECODE_APART = 2_000  # messages that must wait; by itself a run takes 4 ms more
 _SPARSE_MESSAGES = 60_000  # that wait beyond what alignment lets go: enough for rounds worth their cost
 _LEAST_AHEAD = 500  # of one partition: a run costs some microseconds by itself
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
@@ -272,7 +272,7 @@ class KafkaFeed:
     def _decode_batch(self, batch: Batch) -> set[str]:
         """Put a part for each partition; the names of their lanes.
 
-        A long one is decoded by itself, and a shorter one that must wait: parts of one frame keep all of it in memory.
+        A long one that must wait is decoded by itself: parts of one frame keep all of it in memory.
         """
         last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
         self._intake.lag_ms = max(0, self._clock() - last) if last > 0 else 0
@@ -280,7 +280,7 @@ class KafkaFeed:
         alone = True  # whether the last group is to stay as it is
         standing = self._intake.standing([self._lane_of(run) for run in batch.runs])
         for run, lane in zip(batch.runs, standing, strict=True):
-            apart = run.last - run.first >= (_DECODE_AHEAD_APART if lane.ahead else _DECODE_APART)
+            apart = lane.ahead and run.last - run.first >= _DECODE_APART
             if apart or alone:
                 groups.append([])
             groups[-1].append(run)

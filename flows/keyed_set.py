@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from schemas.decode_compile import compiled
+from schemas.decode_compile import compiled, prefetch
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -25,6 +25,7 @@ _HEADER = struct.Struct("<BQq")  # format, number of pairs, expiry floor
 _LOAD = 0.7  # most slots in use
 _SMALLEST = 256
 _NO_FLOOR = -(1 << 31)
+_AHEAD = 12  # keys whose slots are on their way from memory while one is looked up
 
 
 class KeyedSet:
@@ -131,6 +132,10 @@ def _add(keys: Keys, buckets: Buckets, slots: Keys, places: Buckets, reach: int,
     """Mark and add the pairs that are not held; how many slots were taken. 0 marks a free slot, so key 0 becomes 1."""
     size, taken = len(slots), 0
     for i in range(len(keys)):
+        if i + _AHEAD < len(keys):
+            soon = _home(keys[i + _AHEAD], buckets[i + _AHEAD], reach, size)
+            prefetch(slots, soon)
+            prefetch(places, soon)
         key = keys[i] if keys[i] != 0 else np.uint64(1)
         bucket = buckets[i]
         at = _home(key, bucket, reach, size)

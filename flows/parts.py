@@ -80,6 +80,8 @@ class Numbered:
 
     def cut(self, first: int, last: int) -> Numbered:
         """The rows of messages `first` up to before `last`."""
+        if not len(self.numbers):
+            return self
         start, stop = np.searchsorted(self.numbers, (first, last)).tolist()
         if stop - start == len(self.numbers):
             return self
@@ -224,12 +226,14 @@ class PartBuilder:
         """The events on time, with where they come from."""
         partitions = _partitions(messages)
         events = self._pseudonyms.frame(decoded.frame) if self._pseudonyms else decoded.frame
-        frame = events.with_columns(
-            pl.Series("partition", partitions[rows]),
-            pl.lit(messages.now, dtype=pl.Int64).alias("ingest_time"),
-            pl.Series("offset", messages.offsets[rows]),
-            pl.Series("minute", messages.minutes[rows]),
-        ).select(self._columns)
+        frame = events.hstack(
+            [
+                pl.Series("partition", partitions[rows]),
+                pl.Series("ingest_time", np.full(len(rows), messages.now, dtype=np.int64)),
+                pl.Series("offset", messages.offsets[rows]),
+                pl.Series("minute", messages.minutes[rows]),
+            ]
+        )[self._columns]
         kept = outcomes[rows] == ONTIME
         return Numbered(rows, frame) if kept.all() else Numbered(rows[kept], frame.filter(pl.Series(kept)))
 

@@ -31,6 +31,7 @@ ROUTER = -1
 
 Out = list[tuple[str, MergeItem | Rows]]
 
+_BACKLOG_INTERVALS = 3
 _FINAL_BIT = 1 << 63
 _GENERATION_SHIFT = 48
 
@@ -197,10 +198,12 @@ class MergeLogic(StatefulBatchLogic[MergeItem, Rows, bytes]):
     def _emit(self, kernel: MergeKernel, last: MergeItem) -> list[Rows]:
         """Ask for rows when the watermark moved or early rows are due; a kernel has nothing to say in between.
 
-        With a backlog, where it moves all the time and nobody waits, what has closed goes as often as early rows do.
+        With a backlog, where it moves all the time and nobody waits, what has closed goes a few times less often than
+        early rows do: each insert costs the store some milliseconds.
         """
         moved = self._mark.watermark > self._emitted_watermark
-        due = last.now - self._emitted_at >= self._config.early_interval_ms or (last.early and self._in_backlog)
+        interval = self._config.early_interval_ms * (1 if last.early else _BACKLOG_INTERVALS)
+        due = last.now - self._emitted_at >= interval or (last.early and self._in_backlog)
         if not (due or (moved and last.early) or self._mark.ended):
             return []
         early = due and last.early

@@ -24,6 +24,7 @@ from schemas.decode_columns import (
     list_array,
     number_array,
     text_array,
+    text_columns,
 )
 from schemas.decode_compile import Bytes
 from schemas.decode_fields import CODE, FIELDS, Kind, zone_names
@@ -49,6 +50,7 @@ from schemas.validate import Reject, Valid, judge, judge_line
 REJECT_SCHEMA: Final = {"row": pl.UInt32(), "topic": pl.String(), "reason": pl.String(), "detail": pl.String()}
 _NUMBERS: Final = frozenset(field.name for field in FIELDS if field.kind in (Kind.INT, Kind.VERSION))
 _BOOLEANS: Final = frozenset(field.name for field in FIELDS if field.kind is Kind.BOOL)
+_NO_TEXTS: Final = _NUMBERS | _BOOLEANS | {"tags"}
 _OF_SOURCE: Final = frozenset({"partition", "offset", "ingest_time"})
 _ALWAYS_READ: Final = ("event_id", "user_id", "tz")  # hashed, hashed, checked
 _FIRST_LINE: Final = (
@@ -56,6 +58,8 @@ _FIRST_LINE: Final = (
 )
 _NO_BYTES: Final = np.frombuffer(PADDING, dtype=np.uint8)
 _NAMES: Final = tuple(TOPICS)
+_HASHES: Final = (hashing.hash64_expr("user_id"), hashing.hash64_expr("event_id"))
+_NO_REJECTS: Final = pl.DataFrame(schema=REJECT_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Decoder:
         self._slot_count = len(kept)
         self._plain = wanted & OPTIONAL.keys() - {"user_id", "event_id"}
         self._rules = build_rules(limits, self._slots)
+        self._nulls = {name: pl.lit(None, dtype=OPTIONAL[name]).alias(name) for name in OPTIONAL}
         self._zones = zone_names()
         self.decode_lines([_FIRST_LINE % limits.min_event_time], limits.min_event_time)
 
@@ -149,7 +154,8 @@ class Decoder:
             else:
                 rejects.append((row, outcome.topic, outcome.reason.value, outcome.detail))
         frame, mismatches = self._frame(text, topics, patch, keys)
-        return Decoded(frame, pl.DataFrame(rejects, schema=REJECT_SCHEMA, orient="row"), mismatches)
+        rejected = pl.DataFrame(rejects, schema=REJECT_SCHEMA, orient="row") if rejects else _NO_REJECTS
+        return Decoded(frame, rejected, mismatches)
 
     def _untake_unknown_zones(self, text: Bytes, found: Found) -> None:
         """Leave events to the judge whose zone is not one."""
@@ -158,7 +164,7 @@ class Decoder:
         if len(rows) == 0:
             return
         spans = columns[self._slots["tz"], rows]
-        zones = frame_of({"tz": text_array(text, _NO_BYTES, spans, np.ones(len(rows), dtype=np.bool_))})["tz"]
+        zones = frame_of({"tz": text_array(text, _NO_BYTES, spans)})["tz"]
         unknown = [zone for zone in zones.unique().to_list() if zone not in self._zones]
         if unknown:
             columns[TAKEN, rows[zones.is_in(unknown).to_numpy()]] = 0
@@ -185,27 +191,27 @@ class Decoder:
                 return None
             if name == "tags":
                 return list_array(text, extra, notes, picked(found[TAG_FIRST]), picked(found[TAG_COUNT]))
-            if name in _NUMBERS:
-                return number_array(kept(found[self._slots[name]]), is_there)
-            values = picked(found[self._slots[name]])
-            return boolean_array(values, is_there) if name in _BOOLEANS else text_array(text, extra, values, is_there)
+            values = found[self._slots[name]]
+            return number_array(kept(values), is_there) if name in _NUMBERS else boolean_array(picked(values), is_there)
 
         names = ("user_id", "event_id", *(name for name in self._schema if name in self._plain))
-        given = {name: array(name) for name in names}
+        texts = {name: (self._slots[name], CODE[name]) for name in names if name not in _NO_TEXTS}
+        # Those that are only hashed do not keep the others in memory.
+        hashed, others = ({n: at for n, at in texts.items() if (n in self._schema) == own} for own in (False, True))
+        given = {name: array(name) for name in names if name in _NO_TEXTS}
+        given |= text_columns(text, extra, found, rows, hashed) | text_columns(text, extra, found, rows, others)
         frame = frame_of(
             {
                 "row": number_array(rows.astype(np.uint32)),
                 "kind": number_array(picked(topics).astype(np.uint8)),
                 "event_time": number_array(kept(found[EVENT_TIME])),
-                **{name: texts for name, texts in given.items() if texts is not None},
+                **{name: column for name, column in given.items() if column is not None},
             }
         )
         # A column that is null throughout takes no memory: views of one partition have a third of all fields.
-        frame = frame.with_columns(
-            pl.lit(None, dtype=OPTIONAL[name]).alias(name) for name, texts in given.items() if texts is None
-        )
-        frame = _hashed(frame).select("row", *self._schema)
-        assert dict(frame.schema) == {"row": pl.UInt32(), **self._schema}
+        if nulls := [self._nulls[name] for name in names if given.get(name) is None]:
+            frame = frame.with_columns(nulls)
+        frame = _hashed(frame)[["row", *self._schema]]
         if keys is None:
             return frame, 0
         users = found[self._slots["user_id"]]
@@ -255,10 +261,10 @@ class _Patch:
 
 def _hashed(frame: pl.DataFrame) -> pl.DataFrame:
     """With user_hash and id_hash, of user_id and event_id."""
-    hashes = frame.select(hashing.hash64_expr("user_id"), hashing.hash64_expr("event_id"))
+    hashes = frame.select(_HASHES)
     users, events = hashes["user_id"].to_numpy(), hashes["event_id"].to_numpy()
     ids = hashing.id_hash(users, events)
-    return frame.with_columns(pl.Series("user_hash", users), pl.Series("id_hash", ids))
+    return frame.hstack([pl.Series("user_hash", users), pl.Series("id_hash", ids)])
 
 
 def _has(present: Int64s, name: str) -> Mask:

@@ -1,4 +1,4 @@
-"""Compiling functions over bytes to machine code (Numba), and the three instructions that Numba has no words for."""
+"""Compiling functions over bytes to machine code (Numba), and the instructions that Numba has no words for."""
 # ruff: noqa: ANN401  # Numba's and LLVM's objects have no useful types
 
 from __future__ import annotations
@@ -127,6 +127,32 @@ def _load(bits: int) -> Callable[[object, Any], tuple[object, Callable[..., Any]
     return load
 
 
+def _prefetched(builder: Any, address: Any) -> None:
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    insert: Any = cgutils.get_or_insert_function
+    function = insert(builder.module, kind, "llvm.prefetch.p0i8")
+    # For reading, into all caches, of data: https://llvm.org/docs/LangRef.html#llvm-prefetch-intrinsic
+    builder.call(function, [builder.bitcast(address, byte), word(0), word(3), word(1)])
+
+
+def _prefetch(_: object, array: Any, at: Any) -> tuple[object, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        start = context.make_array(signature.args[0])(context, builder, values[0]).data
+        _prefetched(builder, builder.gep(start, [values[1]]))
+        return context.get_dummy_value()
+
+    return types.none(array, at), generate
+
+
+def _prefetch_at(_: object, address: Any) -> tuple[object, Callable[..., Any]]:
+    def generate(context: Any, builder: Any, _signature: object, values: Any) -> Any:
+        _prefetched(builder, builder.inttoptr(values[0], ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.none(address), generate
+
+
 def _copy_in(_: object, text: Any, at: Any, address: Any, size: Any) -> tuple[object, Callable[..., Any]]:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         start = context.make_array(signature.args[0])(context, builder, values[0]).data
@@ -152,6 +178,12 @@ peek = cast("Callable[[np.uint64], int]", intrinsic(_load(64)))
 
 peek32 = cast("Callable[[np.uint64], int]", intrinsic(_load(32)))
 """The 4 bytes at an address as a signed integer. Not checked: they must be there."""
+
+prefetch = cast("Callable[[npt.NDArray[Any], int], None]", intrinsic(_prefetch))
+"""`prefetch(array, at)`: `array[at]` is wanted soon. So misses in a table that outgrows the caches overlap."""
+
+prefetch_at = cast("Callable[[np.uint64], None]", intrinsic(_prefetch_at))
+"""What lies at an address is wanted soon. It may be any address."""
 
 copy_in = cast("Callable[[Bytes, int, int, int], None]", intrinsic(_copy_in))
 """`copy_in(text, at, address, size)`: the bytes at an address, to `text[at:]`. Not checked: there must be room."""

@@ -59,8 +59,8 @@ def test_live_rows_come_as_windows_close_and_twice_a_second() -> None:
 
 
 def test_in_a_backlog_what_closes_waits_for_its_turn() -> None:
-    moments = [(10_000 + 100 * k, k, False) for k in range(12)]
-    assert asked(moments) == [(10_000, False), (10_500, False), (11_000, False)]
+    moments = [(10_000 + 100 * k, k, False) for k in range(32)]
+    assert asked(moments) == [(10_000, False), (11_500, False), (13_000, False)]
 
 
 def test_after_a_backlog_early_rows_come_at_once() -> None:
@@ -70,8 +70,8 @@ def test_after_a_backlog_early_rows_come_at_once() -> None:
 
 def test_in_a_backlog_a_watermark_that_stands_keeps_nobody_from_asking() -> None:
     """Kernels sum what waits when they are asked."""
-    moments = [(10_000 + 100 * k, 3, False) for k in range(12)]
-    assert asked(moments) == [(10_000, False), (10_500, False), (11_000, False)]
+    moments = [(10_000 + 100 * k, 3, False) for k in range(32)]
+    assert asked(moments) == [(10_000, False), (11_500, False), (13_000, False)]
 
 
 def test_a_drain_tells_what_has_closed_since() -> None:
