@@ -173,6 +173,42 @@ def test_values_beyond_the_cap_fold_into_other() -> None:
     assert (whole["events"], whole["users"]) == (10_000, 500)
 
 
+def test_a_million_values_stay_within_the_cap() -> None:
+    """As many users, each with a value of its own, over two shards, whose first values are not the same."""
+    million, batch, spec = 1_000_000, 50_000, ActivitySpec(dimensions=DIMS)
+    shards, merge = (ActivityShard(spec), ActivityShard(spec)), ActivityMerge(spec)
+    for first in range(0, million, batch):
+        numbers = pl.Series(range(first, first + batch), dtype=pl.UInt64)
+        columns = {
+            "kind": pl.lit(VIEW, pl.UInt8), "event_time": pl.lit(first % MINUTE_MS, pl.Int64), "user_hash": numbers + 1,
+            "tz": pl.lit(None, pl.String), "category": "value " + numbers.cast(pl.String),
+            "watch_ms": pl.lit(1_000, pl.Int64),
+        }  # fmt: skip
+        events = pl.select(**columns)
+        for shard, mine in zip(shards, (events[::2], events[1::2]), strict=True):
+            merge.fold(list(shard.fold(mine, at(LONG_AGO)).values()))
+            dimension = shard._dimensions[0]
+            # Names may come to a few caps before they are forgotten; those of the last batch come on top.
+            assert len(dimension.names) <= 4 * spec.value_cap + 2 + batch // 2
+            assert sum(map(len, dimension._admitted.values())) <= spec.value_cap
+        merge.emit(at(LONG_AGO, early=True))
+        cells = merge._rows.filter(pl.col("dim") == "category").group_by("cut", "start").len()
+        assert cells["len"].max() <= spec.value_cap + 1  # type: ignore[operator]
+    rows = pl.concat(
+        [table.select("dim", "value", "events", "users", "watch_ms", cell=pl.concat_str(
+            *(pl.col(name).cast(pl.String) for name in ("window_seconds", "window_start", "basis", "date", "hour")
+              if name in table.columns), separator=" "))
+         for table in merge.emit(at(0, end=True)).values()]
+    )  # fmt: skip
+    assert rows["cell"].n_unique() == 4, "a minute, an hour, and the hour by both clocks"
+    for (cell, dim), found in rows.group_by("cell", "dim"):
+        assert (found["events"].sum(), found["watch_ms"].sum()) == (million, 1_000 * million), cell
+        assert found["users"].sum() == million, "nobody has two values"
+        assert found.height == (1 if dim == "all" else spec.value_cap + 1)
+        if dim == "category":
+            assert found.filter(value=OTHER)["events"].item() == million - spec.value_cap
+
+
 def test_a_cap_in_one_hour_leaves_the_next_hour_exact() -> None:
     activity = Activity(ActivitySpec(windows=(3600,), hours=False, dimensions=DIMS, value_cap=50))
     activity.fold(frame(*((i, 1, None, f"v{i}") for i in range(150))))
