@@ -18,7 +18,7 @@ from flows.funnel_chains import ChainsState, FunnelChains
 from flows.funnel_counts import FirstSteps, RowNames, increments
 from flows.funnel_events import StepReader
 from flows.funnel_merge import NAME, FunnelMerge
-from flows.funnel_values import Combinations
+from flows.funnel_values import Combinations, ascending
 from flows.kernel import Progress
 from schemas.events import DIMENSIONS
 from schemas.funnels import VIDEO_TO_LIVE, Funnel
@@ -87,7 +87,7 @@ class FunnelShard:
 
     def _forget_combinations(self) -> None:
         if len(self._combinations) > self._combinations_due:
-            self._combinations.forget(np.unique(np.concatenate([chains.labels() for chains in self._chains])))
+            self._combinations.forget(ascending(np.concatenate([chains.labels() for chains in self._chains])))
             for chains in self._chains:
                 chains.recount()
             self._combinations_due = max(_COMBINATIONS_MIN, 2 * len(self._combinations))

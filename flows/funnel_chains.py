@@ -20,7 +20,7 @@ from flows.funnel_counts import Changes
 from flows.funnel_events import FirstEvents
 from flows.funnel_store import laid_out, nothing, pool, rows_of, standing, table, with_steps
 from flows.funnel_tally import follow, recount_users
-from flows.funnel_values import Combinations
+from flows.funnel_values import Combinations, ascending
 from schemas.funnels import Funnel
 
 Int64s = npt.NDArray[np.int64]
@@ -182,12 +182,12 @@ class FunnelChains:
             recount_users(self._state, self._rules, values, begin, end)
 
     def labels(self) -> Keys:
-        """Labels of dimension values in use."""
+        """Labels of dimension values in use, ascending."""
         chains, events, _ = self._rows()
         anchors = self._state.anchors[: self._state.used[fp.N_ANCHORS]]
         held = anchors[:, fp.LABEL][anchors[:, fp.KEY] != fp.DEAD]
         columns = held, chains[:, fp.ENTRY_LABEL], chains[:, fp.LATE_LABEL], events[:, fp.E_LABEL]
-        return np.unique(np.concatenate([np.unique(column) for column in columns]).view(np.uint64))
+        return ascending(np.concatenate([ascending(column.view(np.uint64)) for column in columns]))
 
     def _used(self) -> Rows:
         """The rows of chains, events and entries, dead ones among them."""

@@ -224,6 +224,24 @@ def test_values_beyond_the_cap_are_one_row() -> None:
     assert again.emit(Progress(T, 0, early=True))["funnel"].select("value", "reached").rows() == [(OTHER, 8)]
 
 
+def test_hundreds_of_thousands_of_values_stay_within_the_cap() -> None:
+    """As many users, each with a video of a category of its own."""
+    many, batch = 400_000, 50_000
+    shard, merge = FunnelShard(dimensions=("category",)), FunnelMerge()
+    view = frame_of([video(T)], shard.columns)
+    for first in range(0, many, batch):
+        numbers = pl.Series(range(first, first + batch), dtype=pl.UInt64)
+        events = pl.select(user_hash=numbers + 1, category="value " + numbers.cast(pl.String))
+        frame = view.drop(events.columns).join(events, how="cross").select(view.columns)
+        for increments in shard.fold(frame, Progress(BEFORE_ALL, 0, early=False)).values():
+            merge.fold([increments])
+        assert len(merge._names) <= 10_000 + 2, "the cap, its tail, and the whole"
+    rows = merge.emit(Progress(T, 0, early=True))["funnel"]
+    found = {dim: values["reached"] for (dim,), values in rows.group_by("dim")}
+    assert (len(found["category"]), found["category"].sum(), found["all"].to_list()) == (10_001, many, [many])
+    assert rows.filter(value=OTHER)["reached"].item() == many - 10_000
+
+
 def test_rows_come_at_once_when_early_else_when_the_bucket_matures() -> None:
     merge = FunnelMerge()
     merge.fold([_increments([("a", 1)])])
