@@ -87,7 +87,7 @@ _SALES: Final = Row(
         stat(
             Text("GPM", "千次观看成交 (GPM)"),
             Text("GMV per 1,000 views", "每千次观看的支付金额"),
-            f"SELECT sum(gmv_minor) * 10 / nullIf(sum(views), 0) AS gpm {_ROOMS}",
+            f"SELECT sum(gmv_minor) * 10. / nullIf(sum(views), 0) AS gpm {_ROOMS}",
             unit="currency:¥",
             decimals=2,
         ),

@@ -91,7 +91,7 @@ SELECT s.live_id AS live_id, if(s.is_over, 'ended', 'live') AS state, now_at AS 
     s.followers / nullIf(s.entered_users, 0) AS follow_rate,
     s.gmv_minor / nullIf(s.orders, 0) AS aov_minor,
     s.gmv_minor / nullIf(s.buyers, 0) AS gmv_per_buyer_minor,
-    s.gmv_minor * 1000 / nullIf(s.views, 0) AS gpm_minor,
+    s.gmv_minor * 1000. / nullIf(s.views, 0) AS gpm_minor,
     s.gmv_minor / nullIf(s.entered_users, 0) AS uv_value_minor,
     s.entered_users / nullIf(s.exposed_users, 0) AS enter_rate,
     s.clickers / nullIf(s.entered_users, 0) AS click_rate,
