@@ -106,6 +106,7 @@ class KafkaFeed:
         self.key_mismatches = 0
         self.failure: BaseException | None = None
         self.heard: Callable[[], None] = lambda: None  # told that the broker answered
+        self.mismatched: Callable[[int], None] = lambda _: None  # told of keys that are not the user_id
         self.lag: int | None = None  # messages in the log that have not been fetched
         self._threads: list[threading.Thread] = []
 
@@ -297,6 +298,7 @@ class KafkaFeed:
         record_ms = np.where(append_time, batch.stamps, now)
         decoded = self._builder.decoder.decode_batch(batch.values, kinds, record_ms, batch.keys)
         self.key_mismatches += decoded.key_mismatches
+        self.mismatched(decoded.key_mismatches)
         stretches = [
             Stretch(run.partition, run.first, run.last, self._read[name][1])
             for name, run in zip(names, runs, strict=True)

@@ -46,6 +46,9 @@ LATE: Final = Metric(
 DUPLICATES: Final = Metric("livepulse_duplicates_total", Kind.COUNTER, "Events whose id was there before")
 REJECTS: Final = Metric("livepulse_rejects_total", Kind.COUNTER, "Messages in dead_letters, by reason", ("reason",))
 FILTERED: Final = Metric("livepulse_filtered_total", Kind.COUNTER, "Valid events that a setting leaves out")
+KEY_MISMATCHES: Final = Metric(
+    "livepulse_key_mismatches_total", Kind.COUNTER, "Valid events whose message has another key than their user_id"
+)
 LAG: Final = Metric("livepulse_lag_messages", Kind.GAUGE, "Messages in Kafka that the engine has not taken yet")
 LAG_SECONDS: Final = Metric(
     "livepulse_lag_seconds", Kind.GAUGE, "Age of the message last read, while there is a backlog"
@@ -77,8 +80,8 @@ MISMATCHES: Final = Metric(
 AUDITS: Final = Metric("livepulse_audit_runs_total", Kind.COUNTER, "Audits that ran to their end")
 
 METRICS: Final = (
-    EVENTS, ACCEPTED, LATE, DUPLICATES, REJECTS, FILTERED, LAG, LAG_SECONDS, WATERMARK_DELAY, EPOCH, SNAPSHOT_BYTES,
-    STATE_BYTES, SINK_SECONDS, SINK_ROWS, SINK_RETRIES, PARTS, MISMATCHES, AUDITS,
+    EVENTS, ACCEPTED, LATE, DUPLICATES, REJECTS, FILTERED, KEY_MISMATCHES, LAG, LAG_SECONDS, WATERMARK_DELAY, EPOCH,
+    SNAPSHOT_BYTES, STATE_BYTES, SINK_SECONDS, SINK_ROWS, SINK_RETRIES, PARTS, MISMATCHES, AUDITS,
 )  # fmt: skip
 
 
@@ -165,6 +168,10 @@ class EngineMetrics:
         self._counters[DUPLICATES].inc(duplicate)
         if late:
             self._counters[LATE].labels("idle").inc(late)
+
+    def mismatched(self, count: int) -> None:
+        """So many of the valid events just decoded have another key than their user_id."""
+        self._counters[KEY_MISMATCHES].inc(count)
 
     def epoch(self, partition: str) -> None:
         """A source partition was snapshotted; one that is met again begins another epoch."""

@@ -223,6 +223,7 @@ def _metrics_of(feed: KafkaFeed, intake: Intake) -> EngineMetrics:
         metrics.health.broker = time.monotonic()
 
     feed.heard = heard
+    feed.mismatched = metrics.mismatched
     return metrics
 
 

@@ -50,7 +50,7 @@ def test_rows_are_those_of_a_plain_recomputation(
     any_kafka: Broker, topics: Topics, topic_prefix: str, engine: Start
 ) -> None:
     topics(any_kafka, names=CORE)
-    traffic = Traffic(seed=1, start_ms=hours_ago(3))
+    traffic = Traffic(seed=1, start_ms=hours_ago(3), stray_key_every=50)
     produce(any_kafka.address, topic_prefix, traffic, 20_000, step_ms=60)
     process = engine(any_kafka, *IDLE)
     process.until(lambda: process.consumed() == total(traffic))
@@ -61,6 +61,7 @@ def test_rows_are_those_of_a_plain_recomputation(
     counts = judge(traffic.log).counts.values()
     for name, outcome in (("events", "consumed"), ("accepted", "accepted"), ("rejects", "rejected"), ("late", "late")):
         assert process.metric(f"livepulse_{name}_total") == sum(tally[outcome] for tally in counts), name
+    assert process.metric("livepulse_key_mismatches_total") == traffic.stray_keys > 0
     assert process.asked("/livez")[0] == 200
     assert process.asked("/readyz")[0] == 200, process.asked("/readyz")
     assert process.metric("livepulse_lag_messages") == 0

@@ -26,6 +26,9 @@ class Traffic:
     users: int = 150
     platforms: tuple[str, ...] = ()
     """Platforms that events name; some name none. (): no event does."""
+    stray_key_every: int = 0
+    """Each so-many-th message has a key that is not its user. 0: none has."""
+    stray_keys: int = 0  # of valid events, so far
     log: dict[Lane, list[Logged]] = field(default_factory=dict)
     _made: int = 0
 
@@ -40,6 +43,9 @@ class Traffic:
             lane_log = self.log.setdefault(lane, [])
             lane_log.append(Logged(len(lane_log), event))
             key = event["user_id"].encode() if event else b"k"
+            if event and self.stray_key_every and self._made % self.stray_key_every == 0:
+                self.stray_keys += 1
+                key = b"stray"
             yield lane[0], lane[1], key, value
 
     def _next(self, step_ms: int) -> tuple[Lane, bytes, Event | None]:

@@ -52,6 +52,14 @@ def test_a_slice_counts_by_topic_and_reason() -> None:
         assert line in text
 
 
+def test_stray_keys_add_up() -> None:
+    metrics = EngineMetrics()
+    assert "livepulse_key_mismatches_total 0.0" in metrics.text().decode()
+    for count in (2, 0, 3):
+        metrics.mismatched(count)
+    assert "livepulse_key_mismatches_total 5.0" in metrics.text().decode()
+
+
 def test_an_epoch_lasts_until_a_partition_is_met_again() -> None:
     metrics = EngineMetrics()
     for name in ("a", "b", "a", "b", "a"):

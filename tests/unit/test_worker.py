@@ -8,8 +8,9 @@ from typing import cast
 
 from flows.errors import DependencyDown, Stop
 from flows.intake import Intake
+from flows.kafka_feed import KafkaFeed
 from flows.memory import Backlog
-from flows.worker import _early, ours
+from flows.worker import _early, _metrics_of, ours
 from sinks.clickhouse import StoreDownError
 
 
@@ -37,3 +38,21 @@ def test_early_rows_are_for_times_without_a_backlog_and_memory_is_given_back_onc
     assert [early() for _ in told] == [not one for one in told]
     assert given.acquire(timeout=5)
     assert not given.acquire(timeout=0.1)
+
+
+def test_the_metrics_hear_what_the_feed_knows() -> None:
+    feed = cast("KafkaFeed", SimpleNamespace(lag=7))
+    intake = cast("Intake", SimpleNamespace(lag_ms=1_500, lagging=lambda _: True))
+    metrics = _metrics_of(feed, intake)
+    metrics.health.broker -= 60
+    before = metrics.health.broker
+    feed.heard()
+    feed.mismatched(3)
+    text = metrics.text().decode()
+    assert metrics.health.broker > before
+    for line in (
+        "livepulse_lag_messages 7.0",
+        "livepulse_lag_seconds 1.5",
+        "livepulse_key_mismatches_total 3.0",
+    ):
+        assert line in text
