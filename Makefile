@@ -88,5 +88,5 @@ $(READY): pyproject.toml requirements.lock
 	{ command -v uv >/dev/null && VIRTUAL_ENV=$(VENV) uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock; } \
 	  || $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements.lock; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
-	$(BIN)/python -c "import flows.cli, flows.engine, flows.demo, sinks.gateway"
+	$(BIN)/python -c "import flows.cli_commands, flows.engine, flows.demo, sinks.gateway"
 	@touch $@

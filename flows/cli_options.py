@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from flows import early_stop
 from flows.configuration import load_settings
 from flows.durations import parse_instant
 from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, USAGE, LivePulseError, Usage
@@ -82,7 +83,7 @@ def with_settings(*fields: str) -> Callable[[Callable[..., int]], Callable[..., 
         def command(**given: Any) -> None:  # noqa: ANN401 - values of all options
             config, debug = given.pop("config"), given.pop("debug")
             flags = {name: given.pop(name) for name in fields}
-            with reported(debug=debug):
+            with early_stop.begun(function.__name__), reported(debug=debug):
                 code = function(settings=load_settings(flags, config), **given)
             raise typer.Exit(code)
 
@@ -98,7 +99,7 @@ def plain(function: Callable[..., int]) -> Callable[..., None]:
 
     def command(**given: Any) -> None:  # noqa: ANN401 - values of all options
         given.pop("config")
-        with reported(debug=given.pop("debug")):
+        with early_stop.begun(function.__name__), reported(debug=given.pop("debug")):
             code = function(**given)
         raise typer.Exit(code)
 

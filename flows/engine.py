@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import structlog
@@ -31,7 +33,7 @@ from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
 from flows.standing import StandingBoard, reported
 from flows.telemetry import Standing, configure_logging
-from flows.worker import Outcome, StoreAddress, WorkerPlan, now_ms, ours, process_main, work
+from flows.worker import STOP_SIGNALS, Outcome, StoreAddress, WorkerPlan, now_ms, ours, process_main, work
 from sinks import embedded
 from sinks.rows_sink import RowsSink, Writer
 
@@ -56,9 +58,10 @@ def run(settings: Settings) -> int:
     recovery = RecoveryDir(settings.recovery_path)
     screen = configure_logging()  # the one that the progress line is drawn on
     with ExitStack() as stack:
+        listen = stack.enter_context(_signals(drain))
         stack.enter_context(recovery.lock())
         address = stack.enter_context(opened_store(settings))
-        stack.enter_context(_signals(drain))
+        listen()
         StandingBoard.create(recovery.standing_path, settings.workers)
         standing = StandingBoard(recovery.standing_path, settings.workers)
         precompile.ready()
@@ -108,16 +111,18 @@ def _supervise(plan: WorkerPlan, drain: threading.Event) -> Outcome:
         Stop: a worker gave up (one that was killed did not).
     """
     context = multiprocessing.get_context("spawn")
+    begun = [context.Event() for _ in range(plan.settings.workers)]
     workers = [
-        context.Process(target=process_main, args=(_of_worker(plan, index),), name=f"livepulse-worker-{index}")
-        for index in range(plan.settings.workers)
+        context.Process(target=process_main, args=(_of_worker(plan, index), each), name=f"livepulse-worker-{index}")
+        for index, each in enumerate(begun)
     ]
-    for process in workers:
-        process.start()
+    _start(workers)
     told, failed = False, None
     while alive := [p for p in workers if p.is_alive()]:
         if drain.is_set() and not told:
             told = True
+            if not all(each.is_set() for each in begun):
+                return _give_up(workers)
             for process in alive:
                 process.terminate()
         failed = failed or next((p.exitcode for p in workers if p.exitcode not in (None, *_GOOD_ENDS)), None)
@@ -134,6 +139,26 @@ def _supervise(plan: WorkerPlan, drain: threading.Event) -> Outcome:
     raise Stop(
         f"a worker ended with exit code {failed}; what it said stands above. State is kept: start again to resume"
     )
+
+
+def _start(workers: Sequence[BaseProcess]) -> None:
+    """Start them with SIGTERM and SIGINT held back: `process_main` lets them in once it can hear them."""
+    resource_tracker.ensure_running()  # it would let them in after its own start
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        for process in workers:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _give_up(workers: Sequence[BaseProcess]) -> Outcome:
+    """End workers that have not all begun: none reads before all do, so nothing is there to drain."""
+    for process in workers:
+        process.kill()
+    for process in workers:
+        process.join()
+    return Outcome.DRAINED
 
 
 class _Restarts:
@@ -205,11 +230,19 @@ def opened_store(settings: Settings, *, replace: bool = False) -> Iterator[Store
 
 
 @contextmanager
-def _signals(drain: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT drain: the second one of them still does nothing worse."""
-    before = {n: signal.signal(n, lambda *_: drain.set()) for n in (signal.SIGTERM, signal.SIGINT)}
+def _signals(drain: threading.Event) -> Iterator[Callable[[], None]]:
+    """SIGTERM and SIGINT drain from the call of what this gives until the end, where a second one does nothing worse.
+
+    Before it they end the process on the spot (`flows.early_stop`): a store that is down may keep us waiting for long.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def listen() -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda *_: drain.set())
+
     try:
-        yield
+        yield listen
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

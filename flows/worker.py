@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from bytewax.recovery import RecoveryConfig
@@ -47,10 +47,12 @@ from sinks.migration import SchemaError
 from sinks.rows_sink import RowsSink, Writer
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
     from pathlib import Path
 
 log = structlog.get_logger()
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|database or disk is full")
@@ -121,8 +123,8 @@ def _early(intake: Intake, backlog_after_ms: int, backlog: memory.Backlog) -> Ca
     return early
 
 
-def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
-    """Run a worker until `drain` is set or partitions come.
+def work(plan: WorkerPlan, drain: threading.Event, begun: Callable[[], None] = lambda: None) -> Outcome:
+    """Run a worker until `drain` is set or partitions come; `begun` is told before anything is read.
 
     Raises:
         LivePulseError: the engine had to stop; its text says why.
@@ -181,6 +183,7 @@ def work(plan: WorkerPlan, drain: threading.Event) -> Outcome:
             beside.enter_context(monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect))
             if plan.index == 0:
                 beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
+            begun()
             _run(build(source, sink, config), plan, recovery.config())
         if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
             for name in source.list_parts():  # the last epoch is committed: let lag tools see it
@@ -268,16 +271,20 @@ def _loss_recorder(address: StoreAddress) -> Callable[[str, int, int, int], None
     return record
 
 
-def process_main(plan: WorkerPlan) -> None:
-    """The main function of a worker process: ends with the outcome's value, or with an error's exit code."""
+def process_main(plan: WorkerPlan, begun: Event) -> None:
+    """The main function of a worker process: ends with the outcome's value, or with an error's exit code.
+
+    `begun` is set before it reads anything.
+    """
     # A worker must not outlive the supervisor, which holds the lock.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     configure_logging()
     drain = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: drain.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # held back while all this was imported
     try:
-        sys.exit(work(plan, drain).value)
+        sys.exit(work(plan, drain, begun.set).value)
     except LivePulseError as error:
         log.error("worker stopped", worker=plan.index, error=str(error))
         sys.exit(error.exit_code)

@@ -27,6 +27,19 @@ def livepulse(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
 
 
+def running_with(text: str) -> list[str]:
+    """Command lines of processes that mention the text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has just ended
+        if text in line:
+            found.append(line)
+    return found
+
+
 class EngineProcess:
     """One engine on its own store directory; `flags` are command-line flags."""
 

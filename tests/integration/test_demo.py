@@ -18,7 +18,7 @@ from flows import demo as module
 from flows.broker import MockBroker
 from flows.demo import DemoOptions, demo
 from flows.errors import OK, Usage
-from tests.integration.engine_process import ROOT
+from tests.integration.engine_process import ROOT, running_with
 
 pytestmark = pytest.mark.integration
 
@@ -31,19 +31,6 @@ from flows.cli import main
 main()
 """
 """A program: `livepulse` whose demo takes no Java broker."""
-
-
-def running_with(text: str) -> list[str]:
-    """Command lines of processes that mention the text."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it has just ended
-        if text in line:
-            found.append(line)
-    return found
 
 
 def test_the_demo_ends_with_exact_counts_and_no_process_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

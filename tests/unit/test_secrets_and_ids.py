@@ -16,7 +16,7 @@ import orjson
 import pytest
 import structlog
 
-from flows.cli import _RUN_FIELDS
+from flows.cli_commands import _RUN_FIELDS
 from flows.cli_options import STORE_FIELDS
 from flows.configuration import load_settings
 from flows.errors import BadSetting, Usage
@@ -68,7 +68,7 @@ def fails(*_):
 
 def main(plan):
     worker.work = fails
-    worker.process_main(plan)
+    worker.process_main(plan, threading.Event())
 
 class Plan:
     index = 0
