@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from flows.bench_targets import listed
 from flows.cli_options import plain
 
 Seed = Annotated[int, typer.Option(help="The same seed gives the same events")]
@@ -15,6 +16,10 @@ Keep = Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Leave 
 JsonFile = Annotated[Path | None, typer.Option("--json-file", metavar="FILE", help="Write the figures there too")]
 Workers = Annotated[int, typer.Option(help="Engine processes")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines")]
+
+
+def _check(benchmark: str) -> Any:  # noqa: ANN401 - what typer.Option gives
+    return typer.Option("--check", help=f"Exit code 1 when a target is missed, and say which: {listed(benchmark)}")
 
 
 @plain
@@ -26,20 +31,24 @@ def throughput(
     seed: Seed = 7,
     archive: Annotated[bool, typer.Option(help="Measure with every event kept, too")] = True,
     keep: Keep = None,
+    check: Annotated[bool, _check("throughput")] = False,
     json_file: JsonFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Events a second through the whole engine, beside what a consumer that does nothing reaches in the same run.
 
+    Exit code 1: a view is not equal to its recomputation; with --check also when a target is missed.
+
     \b
     Examples
       livepulse bench throughput
+      livepulse bench throughput --check
       livepulse bench throughput --json --seed 7 --keep ./bench-store
     """
     from flows import bench
 
     found = bench.throughput(events=events, runs=runs, seed=seed, keep=keep, archive_figure=archive, workers=workers)
-    return bench.show(found, json_file, as_json=as_json)
+    return bench.show(found, json_file, as_json=as_json, check=check)
 
 
 @plain
@@ -51,20 +60,23 @@ def latency(
     workers: Workers = 1,
     seed: Seed = 7,
     keep: Keep = None,
+    check: Annotated[bool, _check("latency")] = False,
     json_file: JsonFile = None,
     as_json: AsJson = False,
 ) -> int:
     """Time from producing an event until rows of all families that include it can be queried.
 
+    Exit code 1: a probe was lost; with --check also when a target is missed.
+
     \b
     Examples
-      livepulse bench latency --rate 20000
+      livepulse bench latency --rate 20000 --check
       livepulse bench latency --rate 5000 --seconds 20 --json
     """
     from flows import bench
 
     found = bench.latency(rate=rate, seconds=seconds, runs=runs, seed=seed, keep=keep, workers=workers)
-    return bench.show(found, json_file, as_json=as_json)
+    return bench.show(found, json_file, as_json=as_json, check=check)
 
 
 @plain

@@ -16,14 +16,16 @@ import orjson
 import polars as pl
 import pytest
 import zstandard
+from typer.testing import CliRunner
 
-from flows import bench_latency, bench_throughput, bench_truth
+from flows import bench, bench_latency, bench_targets, bench_throughput, bench_truth
 from flows.bench_engine import EngineProcess, _Usage
 from flows.bench_latency import Latency, Probes, percentile
 from flows.bench_throughput import Throughput, noop
 from flows.bench_traffic import DISORDER_MS, SHARES, encode, make_events, produce, write_ndjson
 from flows.broker import MockBroker
-from flows.errors import Usage
+from flows.cli_commands import app
+from flows.errors import CHECK_FAILED, OK, Usage
 from schemas.events import CORE_TOPICS, VIEW, Limits
 from schemas.validate import Valid, judge
 
@@ -278,3 +280,65 @@ def test_reading_begins_when_the_log_says_so_else_when_all_was_prepared(tmp_path
         for second in ("01", "02"):
             log.write(json.dumps({"event": "reading", "timestamp": f"2026-02-01T00:00:{second}.250000Z"}) + "\n")
     assert engine.reading_since(5.0) == 1_769_904_001.25
+
+
+THROUGHPUT = {"benchmark": "throughput", "engine_ratio": 0.35, "w1_ratio": 0.6, "exact": True, "peak_rss_mb": 2047.9}
+LATENCY = {"benchmark": "latency", "p99_ms": 2000, "lost": 0, "rows_per_event": 1, "active_parts": 100,
+           "peak_rss_mb": 500.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "changes", "said"),
+    [
+        (THROUGHPUT, {}, []),
+        (THROUGHPUT, {"engine_ratio": 0.315}, ["engine_ratio is 0.315, wanted ≥ 0.35: off by 0.035 (10.0%)"]),
+        (
+            THROUGHPUT,
+            {"w1_ratio": 0.5, "peak_rss_mb": 2048},
+            [
+                "w1_ratio is 0.5, wanted ≥ 0.6: off by 0.1 (16.7%)",
+                "peak_rss_mb is 2048, wanted < 2048: off by 0 (0.0%)",
+            ],
+        ),
+        (THROUGHPUT, {"exact": False}, ["exact is False, wanted True"]),
+        (THROUGHPUT, {"w1_ratio": None}, ["w1_ratio was not measured, wanted ≥ 0.6"]),
+        (THROUGHPUT, {"engine_ratio": float("nan")}, ["engine_ratio is nan, wanted ≥ 0.35: off by nan (nan%)"]),
+        (LATENCY, {}, []),
+        (LATENCY, {"p99_ms": 2500}, ["p99_ms is 2500, wanted ≤ 2000: off by 500 (25.0%)"]),
+        (LATENCY, {"lost": 3}, ["lost is 3, wanted 0: off by 3"]),
+        (LATENCY, {"rows_per_event": 1.25}, ["rows_per_event is 1.25, wanted ≤ 1: off by 0.25 (25.0%)"]),
+    ],
+)
+def test_a_missed_target_is_told_and_is_the_exit_code_with_check(
+    told: dict[str, Any], changes: dict[str, Any], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = told | changes
+    wrong = not result.get("exact", True) or bool(result.get("lost"))
+    assert bench.show(result, tmp_path / "found.json", as_json=True) == wrong  # a target alone changes nothing
+    assert capsys.readouterr().err == ""
+    assert bench.show(result, tmp_path / "found.json", as_json=True, check=True) == bool(said)
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [f"target missed: {line}" for line in said]
+    assert len(out.splitlines()) == 1  # one JSON object, whatever was missed
+
+
+def test_the_table_and_the_help_show_the_targets_that_are_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for told in (THROUGHPUT, LATENCY):
+        name = told["benchmark"]
+        assert bench_targets.TARGETS[name].keys() == told.keys() - {"benchmark"}
+        bench.show(told, tmp_path / "found.json")
+        shown = capsys.readouterr().out
+        helped = CliRunner().invoke(app, ["bench", name, "--help"], env={"COLUMNS": "400", "NO_COLOR": "1"}).output
+        assert bench_targets.listed(name) in helped
+        for target in bench_targets.TARGETS[name].values():
+            assert str(target) in shown
+
+
+def test_check_reaches_what_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, result in (("throughput", THROUGHPUT | {"w1_ratio": 0.1}), ("latency", LATENCY | {"p99_ms": 9_000})):
+        monkeypatch.setattr(bench, name, lambda result=result, **_: result)
+        flags = ["bench", name, "--json", "--json-file", str(tmp_path / "found.json")]
+        assert CliRunner().invoke(app, flags).exit_code == OK
+        assert CliRunner().invoke(app, [*flags, "--check"]).exit_code == CHECK_FAILED
