@@ -86,7 +86,12 @@ class Decoder:
         kept = [name for name in OPTIONAL if name in wanted or name in _ALWAYS_READ]
         self._slots = {name: slot for slot, name in enumerate(kept, start=FIRST_SLOT) if name != "tags"}
         self._slot_count = len(kept)
-        self._plain = wanted & OPTIONAL.keys() - {"user_id", "event_id"}
+        plain = wanted & OPTIONAL.keys() - {"user_id", "event_id"}
+        self._names = ("user_id", "event_id", *(name for name in self._schema if name in plain))
+        texts = {name: (self._slots[name], CODE[name]) for name in self._names if name not in _NO_TEXTS}
+        # Those that are only hashed are written apart: they do not keep the others in memory, nor these them.
+        self._hashed_texts = {name: place for name, place in texts.items() if name not in self._schema}
+        self._kept_texts = {name: place for name, place in texts.items() if name in self._schema}
         self._rules = build_rules(limits, self._slots)
         self._nulls = {name: pl.lit(None, dtype=OPTIONAL[name]).alias(name) for name in OPTIONAL}
         self._zones = zone_names()
@@ -194,12 +199,9 @@ class Decoder:
             values = found[self._slots[name]]
             return number_array(kept(values), is_there) if name in _NUMBERS else boolean_array(picked(values), is_there)
 
-        names = ("user_id", "event_id", *(name for name in self._schema if name in self._plain))
-        texts = {name: (self._slots[name], CODE[name]) for name in names if name not in _NO_TEXTS}
-        # Those that are only hashed do not keep the others in memory.
-        hashed, others = ({n: at for n, at in texts.items() if (n in self._schema) == own} for own in (False, True))
-        given = {name: array(name) for name in names if name in _NO_TEXTS}
-        given |= text_columns(text, extra, found, rows, hashed) | text_columns(text, extra, found, rows, others)
+        given = {name: array(name) for name in self._names if name in _NO_TEXTS}
+        for texts in (self._hashed_texts, self._kept_texts):
+            given |= text_columns(text, extra, found, rows, texts)
         frame = frame_of(
             {
                 "row": number_array(rows.astype(np.uint32)),
@@ -209,9 +211,10 @@ class Decoder:
             }
         )
         # A column that is null throughout takes no memory: views of one partition have a third of all fields.
-        if nulls := [self._nulls[name] for name in names if given.get(name) is None]:
+        if nulls := [self._nulls[name] for name in self._names if given.get(name) is None]:
             frame = frame.with_columns(nulls)
         frame = _hashed(frame)[["row", *self._schema]]
+        assert dict(frame.schema) == {"row": pl.UInt32(), **self._schema}
         if keys is None:
             return frame, 0
         users = found[self._slots["user_id"]]

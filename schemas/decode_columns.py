@@ -114,12 +114,11 @@ def text_columns(
 
 
 @compiled
-def _write_texts(text: Bytes, extra: Bytes, spans: Int64s, views: Table, long: Bytes) -> int:
-    """Fill `views` (n, 2 words) and `long`, which has room for all of them; the bytes used of it."""
+def _write_texts(text: Bytes, extra: Bytes, spans: Int64s, views: Table, long: Bytes) -> None:
+    """Fill `views` (n, 2 words) and `long`, which has room for all of them."""
     used = 0
     for place in range(len(spans)):
         used = _write_view(text, extra, spans[place], views, place, long, used)
-    return used
 
 
 def text_array(text: Bytes, extra: Bytes, spans: Int64s) -> pa.StringViewArray:
