@@ -38,8 +38,9 @@ LEAN_SERVER: Final[Mapping[str, str]] = {
     "compiled_expression_cache_size": str(8 << 20),
     "background_pool_size": "1",
     "background_schedule_pool_size": "1",
+    "max_threads_min_free_memory_per_thread": str(64 << 20),  # of 1 GiB each, as it is by default, there is but one
 }
-"""Server settings of the embedded store: an engine shares this machine's memory and cores."""
+"""Settings of the embedded store: an engine shares this machine's memory and cores."""
 
 
 class ClickHouseError(Exception):
