@@ -7,9 +7,10 @@ Bytewax's epochs.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 import msgspec
@@ -23,9 +24,9 @@ from flows.state_log import check_format
 from sinks import fail_points
 
 _FORMAT = 1
-_IDLE_WAIT = timedelta(milliseconds=20)  # each partition asks by itself: 16 of them every 5 ms took a tenth of a core
+_IDLE_WAIT_MS = 20  # each partition asks by itself: 16 of them every 5 ms took a tenth of a core
 _HEARTBEAT_MS = 100
-_ROUND_MS = 100  # a round is due when this has passed or a whole round of events waits: folds cost by the call
+_ROUND_MS = 250  # a round is due when this has passed or a whole round of events waits: folds cost by the call
 _BACKLOG_REST_MS = 100  # with a backlog nobody waits for early rows: so long after a round for one that is worth it
 
 
@@ -70,12 +71,14 @@ class SourceRun:
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     guard: RejectGuard = field(default_factory=RejectGuard)
     topic_ids: Mapping[str, str] = field(default_factory=dict)  # by topic
+    early_interval_ms: int = 2 * _ROUND_MS  # early rows are asked for so often: a round before them is enough
     _left: int = 0
     _taking: bool = False
     _rested: int = 0
     _last_emit: int = 0
     _last_round: int = 0
-    _served: set[str] = field(default_factory=set)
+    _served: set[str] = field(default_factory=set)  # partitions that have asked in this pass over them
+    _took: set[str] = field(default_factory=set)  # and those whose turn in this round is over
 
     def take(self, name: str) -> list[SourceItem]:
         """Items of one partition for this round; whoever finds the last emission too old adds a heartbeat."""
@@ -88,32 +91,38 @@ class SourceRun:
             self._begin_round(now)
         self._served.add(name)
         items = []
+        left = 0 if name in self._took else self._left
+        self._took.add(name)
         # All that may go: with one part a round, what a stall piles up would stay in the way for ever.
-        while (taken := self.intake.take(name, self._left, now)) is not None:
+        while (taken := self.intake.take(name, left, now)) is not None:
             if taken.frame is not None:
-                self._left -= taken.frame.height
+                left -= taken.frame.height
             self.metrics.took(taken)
             self.guard.count(name, taken)
             items.append(SourceItem(taken, self._progress(now)))
+            self._left = left
         if items:
             self._last_emit = now
             return items
         return [self.heartbeat()] if now - self._last_emit >= _HEARTBEAT_MS else []
 
     def _begin_round(self, now: int) -> None:
+        """Begin one if it is due; else whoever has not had a turn in the last one still may: not all ask at once."""
         if self._taking:
             self._rested = now  # what was taken has gone through the dataflow
         if self.bounded:
             due = True
         elif self.early():
-            due = now - self._last_round >= _ROUND_MS or self.intake.total_waiting() >= self.batch_events
+            apart = min(_ROUND_MS, self.early_interval_ms // 2)
+            due = now - self._last_round >= apart or self.intake.total_waiting() >= self.batch_events
         else:
             due = now - self._rested >= _BACKLOG_REST_MS or (
                 self.intake.total_waiting() >= 2 * self.batch_events or self.intake.ready(self.batch_events // 4)
             )
-        self._taking, self._left = due, self.batch_events if due else 0
+        self._taking = due
         if due:
-            self._last_round = now
+            self._last_round, self._left = now, self.batch_events
+            self._took.clear()
             self.intake.open_round()
 
     def heartbeat(self) -> SourceItem:
@@ -150,7 +159,10 @@ class _Partition(StatefulSourcePartition[SourceItem, bytes]):
         return items
 
     def next_awake(self) -> datetime | None:
-        return datetime.now(UTC) + _IDLE_WAIT if self._idle else None
+        """The next of the instants at which all idle partitions ask: together they make one round, apart several."""
+        if not self._idle:
+            return None
+        return datetime.fromtimestamp((time.time_ns() // 1_000_000 // _IDLE_WAIT_MS + 1) * _IDLE_WAIT_MS / 1000, UTC)
 
     def snapshot(self) -> bytes:
         # The state of the last snapshot is committed by now: an epoch's data is taken only after the one before it.

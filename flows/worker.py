@@ -158,6 +158,7 @@ def work(plan: WorkerPlan, drain: threading.Event, begun: Callable[[], None] = l
         metrics=metrics,
         guard=RejectGuard(settings.reject_ratio, settings.reject_window),
         topic_ids=ids,
+        early_interval_ms=settings.early_interval_ms,
     )
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
     sink = RowsSink(

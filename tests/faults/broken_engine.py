@@ -11,7 +11,7 @@ def no_flush(_: rows_sink._StorePartition) -> bytes:
     return b""
 
 
-rows_sink._MAX_AGE_SECONDS = 2.0  # the thread writes when it likes, which is later
+rows_sink._LEAST_APART_SECONDS = 2.0  # the thread writes when it likes, which is later
 rows_sink._StorePartition.snapshot = no_flush  # type: ignore[method-assign]
 
 if __name__ == "__main__":
