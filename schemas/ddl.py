@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,6 +100,20 @@ def add_columns(table: Table, place: Place, present: Iterable[str]) -> str | Non
     return f"ALTER TABLE {place.database}.{table.name}{place.on_cluster} {', '.join(added)}" if added else None
 
 
+def modify_codecs(table: Table, place: Place, present: Mapping[str, str]) -> str | None:
+    """An ALTER for columns that are packed in another way; None when there is none. What is stored stays as it is.
+
+    `present`: `CODEC(…)` or nothing, by column.
+    """
+    wanted = {column: f"CODEC({column.codec or 'Default'})" for column in table.stored if column.name in present}
+    changed = [
+        f"MODIFY COLUMN {column.name} {column.type} {codec}"
+        for column, codec in wanted.items()
+        if codec != (present[column.name] or "CODEC(Default)")
+    ]
+    return f"ALTER TABLE {place.database}.{table.name}{place.on_cluster} {', '.join(changed)}" if changed else None
+
+
 def create_view(view: View, place: Place) -> str:
     """The view, made anew."""
     columns = ",\n    ".join(f"{c.name} {c.type} COMMENT {literal(c.comment)}" for c in view.columns)
@@ -121,4 +135,5 @@ def literal(text: str) -> str:
 
 def _column(column: Column) -> str:
     default = " DEFAULT now()" if column.name == "written_at" else ""
-    return f"{column.name} {column.type}{default} COMMENT {literal(column.comment)}"
+    codec = f" CODEC({column.codec})" if column.codec else ""
+    return f"{column.name} {column.type}{default} COMMENT {literal(column.comment)}{codec}"

@@ -13,10 +13,12 @@ import polars as pl
 
 from schemas.declared import (
     COUNT,
+    COUNTS,
     DIM,
     FINAL,
     MONEY,
     TIME,
+    UNPACKED,
     VERSION,
     WHOLE_SECONDS,
     WRITTEN_AT,
@@ -31,8 +33,8 @@ __all__ = ["TABLES", "TIME", "VERSION", "WHOLE_SECONDS", "WRITTEN_AT", "Column",
 
 _DIM: Final = Column("dim", DIM, "Which dimension value is one of; all: the whole, with an empty value")
 _VALUE: Final = Column("value", "String", "The dimension's value; __other__ holds the tail beyond the cap")
-_EVENTS: Final = Column("events", COUNT, "Accepted events")
-_USERS: Final = Column("users", COUNT, "Users, exactly distinct")
+_EVENTS: Final = Column("events", COUNT, "Accepted events", COUNTS)
+_USERS: Final = Column("users", COUNT, "Users, exactly distinct", COUNTS)
 _WATCH: Final = Column("watch_ms", COUNT, "Time watched, in ms")
 _TOPIC: Final = Column("topic", DIM, "Topic of the message (view, like, gift, order, engage, ad)")
 _PARTITION: Final = Column("partition", "Int32", "Partition of the topic; in a backfill the file's number")
@@ -69,7 +71,7 @@ TOPIC_HEAT: Final = Table(
     (
         Column("tick", WHOLE_SECONDS, "End of the minute: the row covers [tick - 60 s, tick), heat is taken at tick"),
         Column("topic", "String", "The tag, as events carry it"),
-        Column("heat", "Float64", "Decayed sum of weights at tick"),
+        Column("heat", "Float64", "Decayed sum of weights at tick", UNPACKED),
         Column("rank", "Nullable(UInt32)", "1 = hottest at that tick; NULL beyond 1,000 and on early rows"),
         _EVENTS, _USERS,
         Column("growth", "Nullable(Float64)", "ln(rate of 10 min / rate of 60 min); NULL without history"),

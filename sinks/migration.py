@@ -48,13 +48,15 @@ def migrate(
             f"{ddl.SCHEMA_VERSION}: install a newer one"
         )
     there = _columns(store, place)
-    retained = _ttl_clauses(store, place)
+    retained, codecs = _ttl_clauses(store, place), _codecs(store, place)
     for table in tables:
         days = retain_days.get(table.name, 0)
         if table.name not in there:
             store.command(ddl.create_table(table, place, days))
             continue
         _mend(store, place, table, there[table.name])
+        if change := ddl.modify_codecs(table, place, codecs[table.name]):
+            store.command(change)
         wanted = f"TTL {ddl.ttl(table, days)}" if days else ""
         if retained[table.name] != wanted:
             store.command(ddl.modify_ttl(table, place, days))
@@ -105,10 +107,19 @@ def _version(store: Asked, place: ddl.Place) -> int:
 
 def _columns(store: Asked, place: ddl.Place) -> dict[str, dict[str, str]]:
     """Column types per table of the database."""
+    return _of_columns(store, place, "type")
+
+
+def _codecs(store: Asked, place: ddl.Place) -> dict[str, dict[str, str]]:
+    """Codecs of columns per table, as ClickHouse writes them; nothing where it has its default."""
+    return _of_columns(store, place, "compression_codec")
+
+
+def _of_columns(store: Asked, place: ddl.Place, what: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
-    sql = "SELECT table, name, type FROM system.columns WHERE database = {d:String}"
+    sql = f"SELECT table, name, {what} AS told FROM system.columns WHERE database = {{d:String}}"  # noqa: S608  # ours
     for row in store.query(sql, {"d": place.database}):
-        found.setdefault(row["table"], {})[row["name"]] = row["type"]
+        found.setdefault(row["table"], {})[row["name"]] = row["told"]
     return found
 
 

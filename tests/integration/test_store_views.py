@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from schemas.events import OPTIONAL
+from schemas.tables import table_of
 from sinks import embedded
 from sinks.clickhouse import Patience, Store, StoreDownError, StoreError
 from sinks.embedded import Embedded
@@ -50,6 +51,23 @@ def test_migration_is_repeatable_and_mends_what_an_older_version_made(up: Embedd
     with pytest.raises(SchemaError, match="has schema 99"):
         store.migrate()
     store.migrate(replace=True)
+
+
+def test_codecs_are_those_declared_and_an_older_store_gets_them(store: Store) -> None:
+    asked = (
+        "SELECT name, compression_codec AS codec FROM system.columns"
+        " WHERE database = 'livepulse' AND table = 'topic_heat_rows'"
+    )
+    declared = {c.name: f"CODEC({c.codec})" if c.codec else "" for c in table_of("topic_heat").stored}
+    assert {"CODEC(NONE)", "CODEC(T64, LZ4)", ""} == set(declared.values())
+    assert {row["name"]: row["codec"] for row in store.query(asked)} == declared
+    store.command("ALTER TABLE livepulse.topic_heat_rows MODIFY COLUMN heat Float64 CODEC(Default)")
+    store.command("ALTER TABLE livepulse.topic_heat_rows MODIFY COLUMN growth Nullable(Float64) CODEC(ZSTD(1))")
+    store.migrate()
+    found = {row["name"]: row["codec"] for row in store.query(asked)}
+    assert found == declared | {"growth": "CODEC(Default)"}
+    store.migrate()
+    assert {row["name"]: row["codec"] for row in store.query(asked)} == found
 
 
 def test_everything_in_the_database_has_a_comment(store: Store) -> None:
