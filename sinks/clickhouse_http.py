@@ -40,11 +40,12 @@ _STATUS: Final[Mapping[int, tuple[int, ...]]] = {
 }
 _STATUS_OF_CODE: Final = {code: status for status, codes in _STATUS.items() for code in codes}
 
-_SPACE: Final = rb"(?:\s|/\*.*?\*/|--[^\n]*\n)*"
-_NAME: Final = rb"(?:`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\"|[A-Za-z_]\w*)"
+# No step is taken back (`*+`): a text can be cut into comments or names in 2^n ways.
+_SPACE: Final = rb"(?:\s|/\*.*?\*/|--[^\n]*\n)*+"
+_NAME: Final = rb"(?:`(?:[^`\\]|\\.)*+`|\"(?:[^\"\\]|\\.)*+\"|[A-Za-z_]\w*+)"
 _INSERT: Final = re.compile(
     _SPACE + rb"INSERT\s+INTO\s+(?:TABLE\s+)?" + _NAME + rb"(?:\s*\.\s*" + _NAME + rb")?\s*"
-    rb"(?:\((?:" + _NAME + rb"|[\s,])*\))?\s*(?P<format>FORMAT\s+(?P<name>\w+))[ \t\f]*\r?\n?",
+    rb"(?:\((?:" + _NAME + rb"|[\s,])*+\))?\s*(?P<format>FORMAT\s+(?P<name>\w+))[ \t\f]*\r?\n?",
     re.IGNORECASE | re.DOTALL,
 )  # fmt: skip
 

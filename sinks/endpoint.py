@@ -36,7 +36,7 @@ _READER_TIMEOUT_SECONDS: Final = 60.0
 _GZIP_LEVEL: Final = 3  # on one machine the time to compress counts for more than the bytes
 _VERDICTS: Final = 1024  # texts that passed are remembered: boards ask the same ones again and again
 _SELECT_FORMAT: Final = re.compile(r" Identifier (\w+)")
-_SELECT: Final = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n|\()*(?:SELECT|WITH|FROM)\b", re.IGNORECASE | re.DOTALL)
+_SELECT: Final = re.compile(r"(?:\s|/\*.*?\*/|--[^\n]*\n|\()*+(?:SELECT|WITH|FROM)\b", re.IGNORECASE | re.DOTALL)
 _TAIL_FORMAT: Final = re.compile(r"\bFORMAT\s+(\w+)[\s;]*$", re.IGNORECASE)
 
 
