@@ -249,6 +249,19 @@ def test_parameters_are_no_way_in(port: str, sql: str, more: dict[str, str]) -> 
     assert get(port, "SELECT count() FROM system.databases WHERE name = 'livepulse'")[2] == b"1\n"
 
 
+@pytest.mark.parametrize(
+    ("sql", "status"),
+    [("/**/" * 60 + "SHOW TABLES", 200), ("--\n" * 60 + "SHOW TABLES", 200), (f"SELECT 1 AS {'a' * 60_000}", 200),
+     ("/*" * 60_000, 400), (f"SELECT {'a.' * 60_000}b", 404)],
+)  # fmt: skip
+def test_a_text_made_for_patterns_is_soon_answered(port: str, sql: str, status: int) -> None:
+    """While a pattern is looked for nobody else is answered, the engine included."""
+    connection = HTTPConnection(urlsplit(port).netloc, timeout=20)
+    connection.request("POST", "/", sql)
+    assert connection.getresponse().status == status
+    connection.close()
+
+
 def test_a_store_directory_that_others_could_look_into_is_closed(tmp_path: Path) -> None:
     """chDB makes directories of mode 0777 in it: only the store's own keeps others out."""
     directory = tmp_path / "made-before"
