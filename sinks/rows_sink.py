@@ -14,8 +14,6 @@ from sinks import fail_points
 
 _MAX_BUFFERED_ROWS = 100_000
 _LEAST_APART_SECONDS = 0.25  # of two writes: rows come twice a second and do not wait for the epoch
-_AT_ONCE = 3  # inserts: mostly of fixed costs and waiting, on both sides
-_LAST = frozenset({"ingest_ledger", "engine_progress"})  # they say that rows are there
 _CLOSE_SECONDS = 10.0  # it may be waiting for a store that is down
 _PART = "store"
 
@@ -53,10 +51,9 @@ class _Flusher:
     What comes within `_LEAST_APART_SECONDS` is written together: parts are what ClickHouse suffers from.
     """
 
-    def __init__(self, writer: Writer, connect: Callable[[], Writer], observe: Observe) -> None:
-        """`connect`: gives a further writer, for a thread that writes beside."""
-        self._writers, self._connect, self._observe = [writer], connect, observe
-        self._changed, self._opening = threading.Condition(), threading.Lock()
+    def __init__(self, writer: Writer, observe: Observe) -> None:
+        self._writer, self._observe = writer, observe
+        self._changed = threading.Condition()
         self._buffers: dict[str, list[pl.DataFrame]] = {}
         self._rows = 0  # in buffers
         self._writing = self._hurry = self._closed = False
@@ -90,8 +87,7 @@ class _Flusher:
             self._closed = True
             self._changed.notify_all()
         self._thread.join(_CLOSE_SECONDS)
-        for writer in self._writers:
-            writer.close()
+        self._writer.close()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -123,48 +119,12 @@ class _Flusher:
         return self._closed or self._hurry or self._rows > _MAX_BUFFERED_ROWS
 
     def _write(self, buffers: Mapping[str, list[pl.DataFrame]]) -> None:
-        for tables in (buffers.keys() - _LAST, buffers.keys() & _LAST):
-            self._write_at_once({table: buffers[table] for table in buffers if table in tables})
-
-    def _write_at_once(self, buffers: Mapping[str, list[pl.DataFrame]]) -> None:
-        """All tables, several at a time. Nothing is being written on return; an error of one of them is raised."""
-        left = iter(list(buffers.items()))  # shared: taking a table is one step under the GIL
-        errors: list[BaseException] = []
-
-        def work(number: int) -> None:
-            try:
-                for table, frames in left:
-                    self._insert(number, table, frames)
-            except BaseException as error:  # noqa: BLE001  # raised below
-                errors.append(error)
-                for _ in left:  # nothing more is begun
-                    pass
-
-        beside = [
-            threading.Thread(target=work, args=(number,), name=f"store-{number}", daemon=True)
-            for number in range(1, min(_AT_ONCE, len(buffers)))
-        ]
-        for thread in beside:
-            thread.start()
-        work(0)
-        for thread in beside:
-            thread.join()
-        if errors:
-            raise errors[0]
-
-    def _insert(self, number: int, table: str, frames: list[pl.DataFrame]) -> None:
-        began = time.monotonic()
-        frame = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
-        self._writer(number).insert(table, frame)
-        self._observe(table, frame.height, time.monotonic() - began)
-        fail_points.reach(fail_points.IN_FLUSH)
-
-    def _writer(self, number: int) -> Writer:
-        """The writer of a thread: connections are not for use by several at a time."""
-        with self._opening:
-            while len(self._writers) <= number:
-                self._writers.append(self._connect())
-            return self._writers[number]
+        for table, frames in buffers.items():
+            began = time.monotonic()
+            frame = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
+            self._writer.insert(table, frame)
+            self._observe(table, frame.height, time.monotonic() - began)
+            fail_points.reach(fail_points.IN_FLUSH)
 
 
 class _StorePartition(StatefulSinkPartition[TableRows, bytes]):
@@ -188,7 +148,7 @@ class RowsSink(FixedPartitionedSink[TableRows, bytes]):
     """A sink of one partition, owned by one worker, which connects at once."""
 
     def __init__(self, connect: Callable[[], Writer], *, owner: bool, observe: Observe = _unobserved) -> None:
-        self._owner, self._connect, self._observe = owner, connect, observe
+        self._owner, self._observe = owner, observe
         self._writer = connect() if owner else None
 
     def list_parts(self) -> list[str]:
@@ -199,4 +159,4 @@ class RowsSink(FixedPartitionedSink[TableRows, bytes]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: bytes | None) -> _StorePartition:
         assert self._writer is not None, "only the owner has a partition"
-        return _StorePartition(_Flusher(self._writer, self._connect, self._observe))
+        return _StorePartition(_Flusher(self._writer, self._observe))

@@ -78,56 +78,6 @@ def test_rows_are_stored_in_order_before_the_epoch_ends(monkeypatch: pytest.Monk
     assert store.closed
 
 
-class MetStore:
-    """A connection of which each insert waits for one of another connection; notes when tables come and are there."""
-
-    together = threading.Barrier(2, timeout=10)
-    log: list[str]
-
-    def __init__(self, log: list[str]) -> None:
-        self.log, self.busy, self.closed = log, threading.Lock(), False
-
-    def insert(self, table: str, frame: pl.DataFrame) -> None:
-        assert self.busy.acquire(blocking=False), "one connection, two inserts at a time"
-        self.log.append(f"{table} begins")
-        if table in ("active_users", "funnel"):
-            self.together.wait()
-        self.log.append(f"{table} is there")
-        self.busy.release()
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def test_tables_are_written_at_once_each_by_a_connection_of_its_own_and_progress_after_them() -> None:
-    made: list[MetStore] = []
-    log: list[str] = []
-
-    def connect() -> MetStore:
-        made.append(MetStore(log))
-        return made[-1]
-
-    part = RowsSink(connect, owner=True).build_part("", "", None)
-    row = pl.DataFrame({"n": [1]})
-    part.write_batch([Rows(t, row) for t in ("engine_progress", "active_users", "ingest_ledger", "funnel")])
-    part.snapshot()
-    assert sorted(log[:4]) == ["active_users begins", "active_users is there", "funnel begins", "funnel is there"]
-    assert {line.split()[0] for line in log[4:]} == {"engine_progress", "ingest_ledger"}
-    assert len(log) == 8
-    assert len(made) == 2
-    part.close()
-    assert all(store.closed for store in made)
-
-
-def test_of_tables_that_are_written_at_once_an_error_of_any_fails_the_epoch() -> None:
-    for tables in (("refused", "events"), ("events", "refused"), ("a", "b", "c", "d", "refused")):
-        part = RowsSink(SlowStore, owner=True).build_part("", "", None)
-        part.write_batch([Rows(table, pl.DataFrame({"n": [1]})) for table in tables])
-        with pytest.raises(OSError, match="disk is full"):
-            part.snapshot()
-        part.close()
-
-
 def test_an_insert_that_fails_fails_the_epoch() -> None:
     part = RowsSink(SlowStore, owner=True).build_part("", "", None)
     part.write_batch([Rows("refused", pl.DataFrame({"n": [1]}))])
