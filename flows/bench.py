@@ -14,11 +14,12 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from flows import bench_latency, bench_replay, bench_throughput
+from flows import bench_latency, bench_replay, bench_throughput, bench_views
 from flows.bench_latency import Latency
 from flows.bench_replay import Replay
 from flows.bench_targets import TARGETS, missed
 from flows.bench_throughput import Throughput
+from flows.bench_views import Sums, Views, Whole
 from flows.errors import CHECK_FAILED, OK
 
 OUT: Final = Path("bench-out")
@@ -56,6 +57,13 @@ _BOARDS_ROWS: Final = (
     ("engine_behind_s", "events not counted yet at the end, in seconds of traffic"),
     ("slowest_p95_ms", "refresh of the slowest board, p95 ms"),
 )
+_VIEWS_ROWS: Final = (
+    ("achieved_rate", "traffic of the minutes lived through, events/s"),
+    ("day_rows", "rows of a day of it"),
+    ("active_parts", "active parts of the fullest table"),
+    ("slowest", "the slowest question over 24 h"),
+    ("slowest_p50_ms", "its answer, p50 ms"),
+)
 _REPLAY_ROWS: Final = (
     ("events", "events of the day"),
     ("live_seconds", "lived through in, s"),
@@ -66,7 +74,8 @@ _REPLAY_ROWS: Final = (
     ("exact", "both count the same"),
 )
 _ROWS: Final = {
-    "throughput": _THROUGHPUT_ROWS, "latency": _LATENCY_ROWS, "boards": _BOARDS_ROWS, "replay": _REPLAY_ROWS,
+    "throughput": _THROUGHPUT_ROWS, "latency": _LATENCY_ROWS, "views": _VIEWS_ROWS, "boards": _BOARDS_ROWS,
+    "replay": _REPLAY_ROWS,
 }  # fmt: skip
 
 
@@ -102,6 +111,17 @@ def latency(
         LivePulseError: it could not be measured.
     """
     return bench_latency.measure(Latency(rate, seconds, runs, seed, keep, workers), _say)
+
+
+def views(
+    sums: Sums, whole: Whole, *, rate: int = 20_000, seconds: int = 180, seed: int = 7, keep: Path | None = None
+) -> dict[str, Any]:
+    """Measure how soon views answer over a day; `sums` and `whole` say what each is asked.
+
+    Raises:
+        LivePulseError: it could not be measured.
+    """
+    return bench_views.measure(Views(rate, seconds, seed, keep), sums, whole, _say)
 
 
 def replay(*, events: int = 1_000_000, rate: int = 5_000, seed: int = 7) -> dict[str, Any]:

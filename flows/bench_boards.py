@@ -10,15 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from flows.bench_engine import EngineProcess
-from flows.bench_latency import Latency, Traffic, percentile, wait_until_live
+from flows.bench_latency import Latency, percentile, under_traffic
 from flows.bench_throughput import Say, home_of, machine
 from flows.broker import RealBroker
 from flows.errors import Usage
-from schemas.events import CORE_TOPICS
 from sinks import embedded
 
-_START_SECONDS: Final = 120.0
 _PAUSE_SECONDS: Final = 1.0  # between refreshes, as a browser at its quickest
 
 Refresh = Callable[[], float]
@@ -48,22 +45,19 @@ def measure(wanted: BoardLoad, opened: Opened, say: Say) -> dict[str, Any]:
     Raises:
         DependencyDown: no Java for the broker, or broker or engine failed.
     """
-    settings = {"workers": 1, "topic_prefix": "boards."}
-    with RealBroker() as broker, home_of(wanted.keep) as home:
-        broker.create_topics(["boards." + topic for topic in CORE_TOPICS])
-        with EngineProcess(home, {"brokers": broker.address, **settings}) as engine:
-            engine.wait_until_prepared(_START_SECONDS)
-            reader = engine.reader()
-            load = Latency(wanted.rate, wanted.seconds, 1, wanted.seed)
-            with Traffic(broker.address, "boards.", load) as traffic:
-                wait_until_live(engine, reader, traffic, wanted.rate)
-                time.sleep(wanted.seconds)
-                up = embedded.attach(engine.store)
-                boards = opened(up.read_url if up else "")
-                began, before = time.monotonic(), traffic.sent
-                found = {uid: _refreshed(uid, board, wanted.rounds, say) for uid, board in boards.items()}
-                achieved = (traffic.sent - before) / (time.monotonic() - began)
-                behind = traffic.sent - reader.numbers("SELECT sum(consumed) FROM ingest_ledger")[0]
+    load = Latency(wanted.rate, wanted.seconds, 1, wanted.seed)
+    with (
+        RealBroker() as broker,
+        home_of(wanted.keep) as home,
+        under_traffic(broker, "boards.", home, {"workers": 1}, load) as (engine, reader, traffic),
+    ):
+        time.sleep(wanted.seconds)
+        up = embedded.attach(engine.store)
+        boards = opened(up.read_url if up else "")
+        began, before = time.monotonic(), traffic.sent
+        found = {uid: _refreshed(uid, board, wanted.rounds, say) for uid, board in boards.items()}
+        achieved = (traffic.sent - before) / (time.monotonic() - began)
+        behind = traffic.sent - reader.numbers("SELECT sum(consumed) FROM ingest_ledger")[0]
     return {
         "benchmark": "boards", "rate": wanted.rate, "achieved_rate": round(achieved), "machine": machine(),
         "engine_behind_s": round(behind / wanted.rate, 1), "boards": found,

@@ -10,8 +10,8 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,7 +24,7 @@ from confluent_kafka import Producer
 from flows.bench_engine import EngineProcess, StoreReader, scaled
 from flows.bench_throughput import FLOWS, Say, home_of, machine, refuse_kept
 from flows.bench_traffic import background, make_producer
-from flows.broker import RealBroker
+from flows.broker import Broker, RealBroker
 from flows.errors import DependencyDown, Usage
 from schemas.events import CORE_TOPICS
 
@@ -154,10 +154,8 @@ def measure(wanted: Latency, say: Say) -> dict[str, Any]:
     with RealBroker() as broker:
         runs = []
         for number in range(1, wanted.runs + 1):
-            prefix = f"run{number}."
-            broker.create_topics([prefix + topic for topic in CORE_TOPICS])
             with home_of(wanted.keep if number == wanted.runs else None) as home:
-                runs.append(_run(broker.address, prefix, home, wanted))
+                runs.append(_run(broker, f"run{number}.", home, wanted))
             say(f"run {number} of {wanted.runs}: p50 {runs[-1]['p50_ms']} ms, p99 {runs[-1]['p99_ms']} ms")
     figures = {
         name: statistics.median(run[name] for run in runs) for name in runs[0] if name not in ("samples", "lost")
@@ -170,24 +168,17 @@ def measure(wanted: Latency, say: Say) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(brokers: str, prefix: str, home: Path, wanted: Latency) -> dict[str, Any]:
-    settings = {
-        "brokers": brokers, "topic_prefix": prefix, **scaled(wanted.workers), "families": FLOWS,
-        "events_archive": False,
-    }  # fmt: skip
-    with EngineProcess(home, settings) as engine:
-        engine.wait_until_prepared(_START_SECONDS)
-        reader = engine.reader()
-        with Traffic(brokers, prefix, wanted) as traffic:
-            wait_until_live(engine, reader, traffic, wanted.rate)
-            time.sleep(_WARM_UP_SECONDS)
-            began, sent_before, rows_before = time.monotonic(), traffic.sent, reader.numbers(_COSTS)[0]
-            probes = _probe(engine, reader, brokers, prefix, wanted.seconds)
-            seconds, sent = time.monotonic() - began, traffic.sent - sent_before
-            rows = reader.numbers(_COSTS)[0] - rows_before
-            _await_last(probes, engine, reader)
-            gave_up = time.monotonic()
-            parts = reader.numbers(_PARTS)[0]
+def _run(broker: Broker, prefix: str, home: Path, wanted: Latency) -> dict[str, Any]:
+    settings = {**scaled(wanted.workers), "families": FLOWS, "events_archive": False}
+    with under_traffic(broker, prefix, home, settings, wanted) as (engine, reader, traffic):
+        time.sleep(_WARM_UP_SECONDS)
+        began, sent_before, rows_before = time.monotonic(), traffic.sent, reader.numbers(_COSTS)[0]
+        probes = _probe(engine, reader, broker.address, prefix, wanted.seconds)
+        seconds, sent = time.monotonic() - began, traffic.sent - sent_before
+        rows = reader.numbers(_COSTS)[0] - rows_before
+        _await_last(probes, engine, reader)
+        gave_up = time.monotonic()
+        parts = reader.numbers(_PARTS)[0]
         cost, store_cost = engine.costs()
     return _figures(probes, gave_up) | {
         "achieved_rate": round(sent / seconds),
@@ -198,7 +189,21 @@ def _run(brokers: str, prefix: str, home: Path, wanted: Latency) -> dict[str, An
     }
 
 
-def wait_until_live(engine: EngineProcess, reader: StoreReader, traffic: Traffic, rate: int) -> None:
+@contextmanager
+def under_traffic(
+    broker: Broker, prefix: str, home: Path, settings: Mapping[str, object], wanted: Latency
+) -> Iterator[tuple[EngineProcess, StoreReader, Traffic]]:
+    """An engine that keeps up with traffic of now, on topics of its own; both are stopped in the end, traffic first."""
+    broker.create_topics([prefix + topic for topic in CORE_TOPICS])
+    with EngineProcess(home, {"brokers": broker.address, "topic_prefix": prefix, **settings}) as engine:
+        engine.wait_until_prepared(_START_SECONDS)
+        reader = engine.reader()
+        with Traffic(broker.address, prefix, wanted) as traffic:
+            _wait_until_live(engine, reader, traffic, wanted.rate)
+            yield engine, reader, traffic
+
+
+def _wait_until_live(engine: EngineProcess, reader: StoreReader, traffic: Traffic, rate: int) -> None:
     """Return when the engine has worked off what came while it started; one that cannot is measured as it is."""
     give_up = time.monotonic() + _START_SECONDS
     while time.monotonic() < give_up:

@@ -42,6 +42,7 @@ TARGETS: Final[dict[str, dict[str, Target]]] = {
         "p99_ms": Target("≤", 2000), "lost": Target("=", 0), "rows_per_event": Target("≤", 1),
         "active_parts": Target("≤", 100), "peak_rss_mb": _PEAK_RSS_MB,
     },
+    "views": {"slowest_p50_ms": Target("≤", 300)},
     "boards": {"slowest_p95_ms": Target("<", 1000)},
     "replay": {"memory_ratio": Target("≤", 1.2), "exact": _EXACT},
 }  # fmt: skip

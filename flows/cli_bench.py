@@ -18,7 +18,8 @@ Workers = Annotated[int, typer.Option(help="Engine processes")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, for machines")]
 
 
-def _check(benchmark: str) -> Any:  # noqa: ANN401 - what typer.Option gives
+def checking(benchmark: str) -> Any:  # noqa: ANN401 - what typer.Option gives
+    """The option `--check` of a benchmark."""
     return typer.Option("--check", help=f"Exit code 1 when a target is missed, and say which: {listed(benchmark)}")
 
 
@@ -31,7 +32,7 @@ def throughput(
     seed: Seed = 7,
     archive: Annotated[bool, typer.Option(help="Measure with every event kept, too")] = True,
     keep: Keep = None,
-    check: Annotated[bool, _check("throughput")] = False,
+    check: Annotated[bool, checking("throughput")] = False,
     json_file: JsonFile = None,
     as_json: AsJson = False,
 ) -> int:
@@ -60,7 +61,7 @@ def latency(
     workers: Workers = 1,
     seed: Seed = 7,
     keep: Keep = None,
-    check: Annotated[bool, _check("latency")] = False,
+    check: Annotated[bool, checking("latency")] = False,
     json_file: JsonFile = None,
     as_json: AsJson = False,
 ) -> int:

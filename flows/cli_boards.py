@@ -1,4 +1,4 @@
-"""Commands about what people look at: boards build, boards check, boards preview, serve."""
+"""Commands about what people look at: boards build, check and preview, serve, bench boards, bench views."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli_bench import JsonFile, Keep, Seed, checking
 from flows.cli_options import STORE_FIELDS, plain, with_settings
 from flows.errors import CHECK_FAILED, OK, Usage
 from flows.settings import Settings
@@ -82,10 +83,8 @@ def bench(
     rate: Annotated[int, typer.Option(help="Events a second")] = 20_000,
     seconds: Annotated[float, typer.Option(help="Traffic before the boards are opened")] = 60.0,
     rounds: Annotated[int, typer.Option(help="Refreshes of each board")] = 10,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same events")] = 7,
-    json_file: Annotated[
-        Path | None, typer.Option("--json-file", metavar="FILE", help="Write the figures there too")
-    ] = None,
+    seed: Seed = 7,
+    json_file: JsonFile = None,
     as_json: AsJson = False,
 ) -> int:
     """How long a refresh of each board takes on the embedded store while the engine takes in live traffic.
@@ -112,6 +111,34 @@ def bench(
     found = measure(BoardLoad(rate, seconds, rounds, seed), opened, lambda line: typer.echo(line, err=True))
     benchmarks.show(found, json_file, as_json=as_json)
     return OK if found["slowest_p95_ms"] <= _REFRESH_MS_MAX else CHECK_FAILED
+
+
+@plain
+def bench_views(
+    *,
+    rate: Annotated[int, typer.Option(help="Events a second")] = 20_000,
+    seconds: Annotated[int, typer.Option(help="Traffic that becomes the day, in whole minutes: 120 at least")] = 180,
+    seed: Seed = 7,
+    keep: Keep = None,
+    check: Annotated[bool, checking("views")] = False,
+    json_file: JsonFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """How long each view takes to answer over 24 h of rows, as many as an engine makes of so many events a second.
+
+    An engine with the three flows lives through minutes of traffic and is stopped; its rows are copied until they fill
+    a day. With --check the exit code is 1 when a target is missed.
+
+    \b
+    Examples
+      livepulse bench views --check
+      livepulse bench views --rate 5000 --seconds 120 --json --keep ./day
+    """
+    from flows import bench as benchmarks
+    from grafana.view_times import query_of, rows_of
+
+    found = benchmarks.views(query_of, rows_of, rate=rate, seconds=seconds, seed=seed, keep=keep)
+    return benchmarks.show(found, json_file, as_json=as_json, check=check)
 
 
 @with_settings(*STORE_FIELDS)

@@ -27,7 +27,7 @@ def query_of(view: View) -> str:
     """By the hour of the last 24 h every figure is added up; a view without a time is asked for all of its figures."""
     figures = [column.name for column in view.columns if _plain(column.type).startswith(_NUMBERS)]
     sums = ", ".join(["count() AS n", *(f"sum(toFloat64(`{name}`))" for name in figures)])
-    time = next((name for name in _TIMES if any(column.name == name for column in view.columns)), None)
+    time = _time_of(view)
     if time is None:
         return f"SELECT {sums} FROM {view.name}"  # noqa: S608  # words of ours
     last = f"(SELECT max({time}) FROM {view.name})"  # noqa: S608  # words of ours
@@ -36,6 +36,15 @@ def query_of(view: View) -> str:
         f"SELECT toStartOfHour(toDateTime({time})) AS hour, {sums} FROM {view.name} "  # noqa: S608  # words of ours
         f"WHERE {time} >= {last} - {span} GROUP BY hour ORDER BY hour"
     )
+
+
+def rows_of(view: View, since: int) -> str:
+    """Every row and column since a time (epoch s), from that date on where a view has dates; of one without, of all."""
+    time = _time_of(view)
+    if time is None:
+        return f"SELECT * FROM {view.name}"  # noqa: S608  # words of ours
+    moment = f"toDateTime({since}, 'UTC')"
+    return f"SELECT * FROM {view.name} WHERE {time} >= {f'toDate({moment})' if time == 'date' else moment}"  # noqa: S608  # as above
 
 
 def measure(store: Store, again: int = 5) -> list[ViewTime]:
@@ -49,6 +58,10 @@ def measure(store: Store, again: int = 5) -> list[ViewTime]:
         times = sorted(answer.took_ms for answer in later)
         found.append(ViewTime(view.name, rows, round(first.took_ms, 1), round(times[len(times) // 2], 1)))
     return found
+
+
+def _time_of(view: View) -> str | None:
+    return next((name for name in _TIMES if any(column.name == name for column in view.columns)), None)
 
 
 def _plain(kind: str) -> str:

@@ -23,6 +23,7 @@ from flows.bench_engine import EngineProcess, _Usage
 from flows.bench_latency import Latency, Probes, percentile
 from flows.bench_throughput import Throughput, noop
 from flows.bench_traffic import DISORDER_MS, SHARES, encode, make_events, produce, write_ndjson
+from flows.bench_views import Views
 from flows.broker import MockBroker
 from flows.cli_commands import app
 from flows.errors import CHECK_FAILED, OK, Usage
@@ -269,6 +270,10 @@ def test_a_benchmark_keeps_what_an_earlier_one_left(tmp_path: Path) -> None:
         Throughput(runs=0)
     with pytest.raises(Usage):
         Latency(rate=0)
+    with pytest.raises(Usage, match="earlier benchmark"):
+        Views(keep=tmp_path)
+    with pytest.raises(Usage, match="two minutes"):
+        Views(seconds=119)
 
 
 def test_reading_begins_when_the_log_says_so_else_when_all_was_prepared(tmp_path: Path) -> None:
@@ -285,6 +290,7 @@ def test_reading_begins_when_the_log_says_so_else_when_all_was_prepared(tmp_path
 THROUGHPUT = {"benchmark": "throughput", "engine_ratio": 0.35, "w1_ratio": 0.6, "exact": True, "peak_rss_mb": 2047.9}
 LATENCY = {"benchmark": "latency", "p99_ms": 2000, "lost": 0, "rows_per_event": 1, "active_parts": 100,
            "peak_rss_mb": 500.0}  # fmt: skip
+VIEWS = {"benchmark": "views", "slowest_p50_ms": 300}
 
 
 @pytest.mark.parametrize(
@@ -307,6 +313,8 @@ LATENCY = {"benchmark": "latency", "p99_ms": 2000, "lost": 0, "rows_per_event": 
         (LATENCY, {"p99_ms": 2500}, ["p99_ms is 2500, wanted ≤ 2000: off by 500 (25.0%)"]),
         (LATENCY, {"lost": 3}, ["lost is 3, wanted 0: off by 3"]),
         (LATENCY, {"rows_per_event": 1.25}, ["rows_per_event is 1.25, wanted ≤ 1: off by 0.25 (25.0%)"]),
+        (VIEWS, {}, []),
+        (VIEWS, {"slowest_p50_ms": 450.0}, ["slowest_p50_ms is 450.0, wanted ≤ 300: off by 150 (50.0%)"]),
     ],
 )
 def test_a_missed_target_is_told_and_is_the_exit_code_with_check(
@@ -325,7 +333,7 @@ def test_a_missed_target_is_told_and_is_the_exit_code_with_check(
 def test_the_table_and_the_help_show_the_targets_that_are_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for told in (THROUGHPUT, LATENCY):
+    for told in (THROUGHPUT, LATENCY, VIEWS):
         name = told["benchmark"]
         assert bench_targets.TARGETS[name].keys() == told.keys() - {"benchmark"}
         bench.show(told, tmp_path / "found.json")
@@ -337,8 +345,9 @@ def test_the_table_and_the_help_show_the_targets_that_are_checked(
 
 
 def test_check_reaches_what_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, result in (("throughput", THROUGHPUT | {"w1_ratio": 0.1}), ("latency", LATENCY | {"p99_ms": 9_000})):
-        monkeypatch.setattr(bench, name, lambda result=result, **_: result)
+    for result in (THROUGHPUT | {"w1_ratio": 0.1}, LATENCY | {"p99_ms": 9_000}, VIEWS | {"slowest_p50_ms": 301}):
+        name = result["benchmark"]
+        monkeypatch.setattr(bench, name, mock.Mock(return_value=result))
         flags = ["bench", name, "--json", "--json-file", str(tmp_path / "found.json")]
         assert CliRunner().invoke(app, flags).exit_code == OK
         assert CliRunner().invoke(app, [*flags, "--check"]).exit_code == CHECK_FAILED
