@@ -148,18 +148,10 @@ def work(plan: WorkerPlan, drain: threading.Event, begun: Callable[[], None] = l
     ids = topic_ids(settings, plan.own_lanes)
     feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store), ids)
     run = SourceRun(
-        intake,
-        feed,
-        now_ms,
-        _early(intake, settings.backlog_after_ms, memory.Backlog()),
-        _ROUND_EVENTS,
-        bounded=False,
-        drain=drain,
-        metrics=metrics,
-        guard=RejectGuard(settings.reject_ratio, settings.reject_window),
-        topic_ids=ids,
-        early_interval_ms=settings.early_interval_ms,
-    )
+        intake, feed, now_ms, _early(intake, settings.backlog_after_ms, memory.Backlog()), _ROUND_EVENTS,
+        bounded=False, drain=drain, metrics=metrics, guard=RejectGuard(settings.reject_ratio, settings.reject_window),
+        topic_ids=ids, early_interval_ms=settings.early_interval_ms,
+    )  # fmt: skip
     source = IntakeSource(run, [lane_name(*lane) for lane in plan.own_lanes])
     sink = RowsSink(
         lambda: _dead_lettering(plan, _waiting_store(plan, metrics, drain)),
