@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from flows.bench_latency import Latency, percentile, under_traffic
+from flows.bench_latency import percentile, under_traffic
 from flows.bench_throughput import Say, home_of, machine
 from flows.broker import RealBroker
 from flows.errors import Usage
@@ -45,11 +45,10 @@ def measure(wanted: BoardLoad, opened: Opened, say: Say) -> dict[str, Any]:
     Raises:
         DependencyDown: no Java for the broker, or broker or engine failed.
     """
-    load = Latency(wanted.rate, wanted.seconds, 1, wanted.seed)
     with (
         RealBroker() as broker,
         home_of(wanted.keep) as home,
-        under_traffic(broker, "boards.", home, {"workers": 1}, load) as (engine, reader, traffic),
+        under_traffic(broker, "boards.", home, {"workers": 1}, wanted.rate, wanted.seed) as (engine, reader, traffic),
     ):
         time.sleep(wanted.seconds)
         up = embedded.attach(engine.store)

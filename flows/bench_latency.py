@@ -71,12 +71,12 @@ class Latency:
 class Traffic(AbstractContextManager["Traffic"]):
     """Background traffic in a process of its own."""
 
-    def __init__(self, brokers: str, prefix: str, wanted: Latency) -> None:
+    def __init__(self, brokers: str, prefix: str, rate: int, seed: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
         self._sent = context.Value("q", 0)
         self._process: BaseProcess = context.Process(
-            target=background, args=(brokers, prefix, wanted.rate, wanted.seed, self._stop, self._sent), daemon=True
+            target=background, args=(brokers, prefix, rate, seed, self._stop, self._sent), daemon=True
         )
         self._process.start()
 
@@ -170,7 +170,7 @@ def measure(wanted: Latency, say: Say) -> dict[str, Any]:
 
 def _run(broker: Broker, prefix: str, home: Path, wanted: Latency) -> dict[str, Any]:
     settings = {**scaled(wanted.workers), "families": FLOWS, "events_archive": False}
-    with under_traffic(broker, prefix, home, settings, wanted) as (engine, reader, traffic):
+    with under_traffic(broker, prefix, home, settings, wanted.rate, wanted.seed) as (engine, reader, traffic):
         time.sleep(_WARM_UP_SECONDS)
         began, sent_before, rows_before = time.monotonic(), traffic.sent, reader.numbers(_COSTS)[0]
         probes = _probe(engine, reader, broker.address, prefix, wanted.seconds)
@@ -191,15 +191,15 @@ def _run(broker: Broker, prefix: str, home: Path, wanted: Latency) -> dict[str, 
 
 @contextmanager
 def under_traffic(
-    broker: Broker, prefix: str, home: Path, settings: Mapping[str, object], wanted: Latency
+    broker: Broker, prefix: str, home: Path, settings: Mapping[str, object], rate: int, seed: int
 ) -> Iterator[tuple[EngineProcess, StoreReader, Traffic]]:
     """An engine that keeps up with traffic of now, on topics of its own; both are stopped in the end, traffic first."""
     broker.create_topics([prefix + topic for topic in CORE_TOPICS])
     with EngineProcess(home, {"brokers": broker.address, "topic_prefix": prefix, **settings}) as engine:
         engine.wait_until_prepared(_START_SECONDS)
         reader = engine.reader()
-        with Traffic(broker.address, prefix, wanted) as traffic:
-            _wait_until_live(engine, reader, traffic, wanted.rate)
+        with Traffic(broker.address, prefix, rate, seed) as traffic:
+            _wait_until_live(engine, reader, traffic, rate)
             yield engine, reader, traffic
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ import orjson
 
 from flows.bench_day import MINUTE_S, Lived, counts, grow, lived, rest
 from flows.bench_engine import EngineProcess, StoreReader
-from flows.bench_latency import Latency, under_traffic
+from flows.bench_latency import under_traffic
 from flows.bench_throughput import FLOWS, Say, home_of, machine, refuse_kept
 from flows.broker import RealBroker
 from flows.errors import Usage
@@ -107,11 +107,12 @@ def measure(wanted: Views, sums: Sums, whole: Whole, say: Say) -> dict[str, Any]
         DependencyDown: no Java for the broker, or broker, engine or store failed.
     """
     with home_of(wanted.keep) as home:
-        with RealBroker() as broker:
-            load = Latency(wanted.rate, wanted.seconds, 1, wanted.seed)
-            with under_traffic(broker, "views.", home, _SETTINGS, load) as (engine, reader, _):
-                say(f"living through {wanted.seconds // MINUTE_S} minutes at {wanted.rate:,} events/s")
-                _live_through(engine, reader, wanted.seconds // MINUTE_S * MINUTE_S)
+        with (
+            RealBroker() as broker,
+            under_traffic(broker, "views.", home, _SETTINGS, wanted.rate, wanted.seed) as (engine, reader, _),
+        ):
+            say(f"living through {wanted.seconds // MINUTE_S} minutes at {wanted.rate:,} events/s")
+            _live_through(engine, reader, wanted.seconds // MINUTE_S * MINUTE_S)
         return {"benchmark": "views", "rate": wanted.rate, **over_a_day(home / "store", sums, whole, say)}
 
 
@@ -124,9 +125,9 @@ def _live_through(engine: EngineProcess, reader: StoreReader, seconds: int) -> N
 
 def over_a_day(directory: Path, sums: Sums, whole: Whole, say: Say) -> dict[str, Any]:
     """Of the store that a stopped engine left: grow it into a day, then ask its views."""
-    with _opened(directory) as up:
+    with embedded.running(directory) as up:
         grown, span = _grown(up, say)
-    with _opened(directory) as up, closing(StoreReader(up.read_url)) as reader:
+    with embedded.running(directory) as up, closing(StoreReader(up.read_url)) as reader:
         filled = [view for view in VIEWS if reader.numbers(f"SELECT count() FROM {view.name}")[0]]  # noqa: S608  # identifiers
         asked = questions(filled, span.since, sums, whole)
         found = {question.name: _timed(reader, question, say) for question in asked}
@@ -136,15 +137,6 @@ def over_a_day(directory: Path, sums: Sums, whole: Whole, say: Say) -> dict[str,
         "empty_views": [view.name for view in VIEWS if view not in filled],
         "views": found, "slowest_p50_ms": found[slowest]["p50_ms"], "slowest": slowest, "runs": [found],
     }  # fmt: skip
-
-
-@contextmanager
-def _opened(directory: Path) -> Iterator[Embedded]:
-    up = embedded.start(directory, die_with_parent=True)
-    try:
-        yield up
-    finally:
-        up.stop()
 
 
 def _grown(up: Embedded, say: Say) -> tuple[dict[str, Any], Lived]:

@@ -207,15 +207,12 @@ def _reading(settings: Settings, *, read_port: int = 0, reader: tuple[str, str] 
     if settings.is_server:
         yield Store(settings.store, settings.database, settings.store_user or "default", settings.password())
         return
-    up = embedded.start(store_there(settings), die_with_parent=True)
-    try:
+    with embedded.running(store_there(settings)) as up:
         if read_port or reader:
             with _front(up, read_port, reader) as url:
                 yield Store(url, settings.database, *(reader or ("", "")))
         else:
             yield Store(up.read_url, settings.database)
-    finally:
-        up.stop()
 
 
 @contextmanager
@@ -254,12 +251,9 @@ def _simulated(rate: float) -> Iterator[Store]:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=folder)
         if done.returncode != OK:
             raise RuntimeError(f"the simulated traffic could not be loaded: {done.stderr[-1_000:]}")
-        up = embedded.start(store, die_with_parent=True)
-        typer.echo("running all queries …", err=True)
-        try:
+        with embedded.running(store) as up:
+            typer.echo("running all queries …", err=True)
             yield Store(up.read_url)
-        finally:
-            up.stop()
 
 
 def _show(report: Report) -> None:

@@ -91,16 +91,15 @@ class SourceRun:
             self._begin_round(now)
         self._served.add(name)
         items = []
-        left = 0 if name in self._took else self._left
+        had_turn = name in self._took
         self._took.add(name)
         # All that may go: with one part a round, what a stall piles up would stay in the way for ever.
-        while (taken := self.intake.take(name, left, now)) is not None:
+        while not had_turn and (taken := self.intake.take(name, self._left, now)) is not None:
             if taken.frame is not None:
-                left -= taken.frame.height
+                self._left -= taken.frame.height
             self.metrics.took(taken)
             self.guard.count(name, taken)
             items.append(SourceItem(taken, self._progress(now)))
-            self._left = left
         if items:
             self._last_emit = now
             return items

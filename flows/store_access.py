@@ -25,12 +25,9 @@ def opened(settings: Settings) -> Iterator[Store]:
         finally:
             store.close()
         return
-    up = embedded.start(store_there(settings), die_with_parent=True)
-    try:
+    with embedded.running(store_there(settings)) as up:
         store = Store.connect(up.url, up.user, up.token, settings.database)
         try:
             yield store
         finally:
             store.close()
-    finally:
-        up.stop()

@@ -83,7 +83,7 @@ class _HugeInteger:
 _FRACTION = _Fraction()
 _HUGE = _HugeInteger()
 _EMPTY: Final[tuple[object, ...]] = ("", [])
-# One that does not end goes up to the end, and no step is taken back: else a message of 1 MB takes hours.
+# One that does not end goes up to the end, and no step is taken back: else time grows as the square of the length.
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII

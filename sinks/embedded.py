@@ -106,6 +106,16 @@ def start(directory: Path | str, *, die_with_parent: bool = False) -> Embedded:
         raise EmbeddedError(f"the embedded store in {directory} did not start: {said or _silence(directory)}")
 
 
+@contextmanager
+def running(directory: Path | str) -> Iterator[Embedded]:
+    """The store of `directory` while the block runs; one that was not up stops then. Errors: as `start`."""
+    store = start(directory, die_with_parent=True)
+    try:
+        yield store
+    finally:
+        store.stop()
+
+
 def ask(store_dir: Path | str, sql: str, *, default_format: str | None = None, database: str = "livepulse") -> bytes:
     """The answer to `sql`: what `livepulse sql --store DIR "…"` prints. See `ask_blocks`."""
     return b"".join(ask_blocks(store_dir, sql, default_format=default_format, database=database))
@@ -125,17 +135,8 @@ def ask_blocks(
     if not (directory / "clickhouse").is_dir():
         raise EmbeddedError(f"there is no store in {directory}")
     fmt = default_format or ("PrettyCompact" if sys.stdout.isatty() else "TabSeparated")
-    with _up(directory) as store:
+    with running(directory) as store:
         yield from _asked(store, sql, fmt, database)
-
-
-@contextmanager
-def _up(directory: Path) -> Iterator[Embedded]:
-    store = start(directory, die_with_parent=True)
-    try:
-        yield store
-    finally:
-        store.stop()
 
 
 def _asked(store: Embedded, sql: str, default_format: str, database: str) -> Iterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from schemas import ddl
 from schemas.tables import TABLES, Table
@@ -12,6 +12,13 @@ from schemas.views import VIEWS
 
 class SchemaError(Exception):
     """The database has a schema that this version can neither use nor mend."""
+
+
+class _Present(NamedTuple):
+    """A column that is there."""
+
+    type: str
+    codec: str  # as ClickHouse writes it; nothing where it is the default
 
 
 class Asked(Protocol):
@@ -48,15 +55,13 @@ def migrate(
             f"{ddl.SCHEMA_VERSION}: install a newer one"
         )
     there = _columns(store, place)
-    retained, codecs = _ttl_clauses(store, place), _codecs(store, place)
+    retained = _ttl_clauses(store, place)
     for table in tables:
         days = retain_days.get(table.name, 0)
         if table.name not in there:
             store.command(ddl.create_table(table, place, days))
             continue
         _mend(store, place, table, there[table.name])
-        if change := ddl.modify_codecs(table, place, codecs[table.name]):
-            store.command(change)
         wanted = f"TTL {ddl.ttl(table, days)}" if days else ""
         if retained[table.name] != wanted:
             store.command(ddl.modify_ttl(table, place, days))
@@ -79,17 +84,18 @@ def is_complete(store: Asked, place: ddl.Place) -> bool:
     )
 
 
-def _mend(store: Asked, place: ddl.Place, table: Table, types: Mapping[str, str]) -> None:
-    """Add columns that an older version's table lacks. Columns that this version does not know stay."""
+def _mend(store: Asked, place: ddl.Place, table: Table, present: Mapping[str, _Present]) -> None:
+    """Add columns that an older version's table lacks, and pack new rows as declared. Unknown columns stay."""
     for column in table.stored:
-        if column.name in types and types[column.name] != column.type:
+        if column.name in present and present[column.name].type != column.type:
             raise SchemaError(
-                f"{place.database}.{table.name}.{column.name} is {types[column.name]} and not {column.type}: "
+                f"{place.database}.{table.name}.{column.name} is {present[column.name].type} and not {column.type}: "
                 "name another database, or fill this one anew with --replace"
             )
-    statement = ddl.add_columns(table, place, types)
-    if statement:
-        store.command(statement)
+    codecs = {name: there.codec for name, there in present.items()}
+    for statement in (ddl.add_columns(table, place, present), ddl.modify_codecs(table, place, codecs)):
+        if statement:
+            store.command(statement)
 
 
 def _drop(store: Asked, place: ddl.Place, tables: Iterable[Table]) -> None:
@@ -105,21 +111,12 @@ def _version(store: Asked, place: ddl.Place) -> int:
     return int(store.query(f"SELECT max(version) AS v FROM {table}")[0]["v"])  # noqa: S608  # identifiers
 
 
-def _columns(store: Asked, place: ddl.Place) -> dict[str, dict[str, str]]:
-    """Column types per table of the database."""
-    return _of_columns(store, place, "type")
-
-
-def _codecs(store: Asked, place: ddl.Place) -> dict[str, dict[str, str]]:
-    """Codecs of columns per table, as ClickHouse writes them; nothing where it has its default."""
-    return _of_columns(store, place, "compression_codec")
-
-
-def _of_columns(store: Asked, place: ddl.Place, what: str) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    sql = f"SELECT table, name, {what} AS told FROM system.columns WHERE database = {{d:String}}"  # noqa: S608  # ours
+def _columns(store: Asked, place: ddl.Place) -> dict[str, dict[str, _Present]]:
+    """Columns per table of the database."""
+    found: dict[str, dict[str, _Present]] = {}
+    sql = "SELECT table, name, type, compression_codec FROM system.columns WHERE database = {d:String}"
     for row in store.query(sql, {"d": place.database}):
-        found.setdefault(row["table"], {})[row["name"]] = row["told"]
+        found.setdefault(row["table"], {})[row["name"]] = _Present(row["type"], row["compression_codec"])
     return found
 
 

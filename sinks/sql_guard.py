@@ -47,7 +47,7 @@ _ROOT: Final = re.compile(r"(SelectWithUnionQuery|SelectIntersectExceptQuery|Exp
 _FUNCTION: Final = re.compile(r" *Function (\S+)")
 _STRING: Final = re.compile(r"'(?:[^'\\]|\\.|'')*'", re.DOTALL)
 _APPLIED: Final = re.compile(r"\bAPPLY ?\(?`?(\w+)", re.IGNORECASE)
-_CALLED: Final = re.compile(r"(?<!\w)(\w++)`?\(")  # a whole word at once: from each letter on, a long one takes minutes
+_CALLED: Final = re.compile(r"(?<!\w)(\w++)`?\(")  # a word at once: from each letter on, a long one takes long
 _WORD: Final = re.compile(r"\w+")
 _TABLE_EXPRESSION: Final = re.compile(r" *TableExpression\b")
 

@@ -1,4 +1,4 @@
-"""Texts made so that a pattern that takes steps back needs hours: none may, as nothing else runs meanwhile (GIL)."""
+"""Texts made for patterns that take steps back: they must be soon over, as nothing else runs meanwhile (GIL)."""
 
 from __future__ import annotations
 
