@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
-_GROWN_BYTES: Final = 64 << 20
+_GROWN_BYTES: Final = 8 << 20
 _BACKLOG_SECONDS: Final = 10.0
-_REST_SECONDS: Final = 1.0
+_REST_SECONDS: Final = 0.5
 
 
 def tune() -> None:
@@ -46,9 +46,9 @@ def _give_back() -> None:
 
 
 class Backlog:
-    """Gives memory back in a backlog whenever 64 MB have come since, and once after one that took its time.
+    """Gives memory back in a backlog whenever 8 MB have come since, and once after one that took its time.
 
-    It takes another thread 100 ms, so nothing is done while memory does not grow.
+    It takes another thread up to 100 ms, so nothing is done while memory does not grow.
     """
 
     def __init__(

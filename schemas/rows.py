@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import polars as pl
+import pyarrow as pa
 
 from schemas.tables import TIME, WHOLE_SECONDS, Column, Table
 
@@ -22,13 +23,31 @@ class RowsError(ValueError):
     """A frame does not fit its table: a fault of the code that made it."""
 
 
+_PIECE_ROWS: Final = 8_192
+
+
 @dataclass(frozen=True, slots=True)
 class ArrowRows:
-    """Rows ready for `INSERT INTO table (columns) FORMAT ArrowStream`. `columns` left out take their default (NULL)."""
+    """Rows ready for `INSERT INTO table (columns) FORMAT ArrowStream`. Columns left out take their default (NULL)."""
 
-    columns: tuple[str, ...]
-    count: int
-    stream: bytes
+    frame: pl.DataFrame
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names, in the order of the stream."""
+        return self.frame.columns
+
+    def stream(self) -> Iterator[bytes]:
+        """The stream in pieces, made as they are asked for: whole it would be a second copy of the rows."""
+        sink = io.BytesIO()
+        schema = self.frame.head(0).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+        with pa.ipc.new_stream(sink, schema) as writer:
+            for piece in self.frame.iter_slices(_PIECE_ROWS):
+                writer.write_table(piece.to_arrow(compat_level=pl.CompatLevel.oldest()))
+                yield sink.getvalue()
+                sink.seek(0)
+                sink.truncate()
+        yield sink.getvalue()
 
 
 def typed(table: Table, frame: pl.DataFrame, *, without: Container[str] = ()) -> pl.DataFrame:
@@ -58,10 +77,8 @@ def frame_to_arrow(table: Table, frame: pl.DataFrame) -> ArrowRows:
     Columns that are NULL throughout are left out: an archive row has 35 fields and a view fills half of them.
     """
     given = [c.name for c in table.inserted if c.nullable and c.name in frame.columns]
-    rows = typed(table, frame, without={name for name in given if frame[name].null_count() == frame.height})
-    stream = io.BytesIO()
-    rows.write_ipc_stream(stream, compat_level=pl.CompatLevel.oldest())
-    return ArrowRows(tuple(rows.columns), rows.height, stream.getvalue())
+    empty = {name for name in given if frame[name].null_count() == frame.height}
+    return ArrowRows(typed(table, frame, without=empty))
 
 
 def _cast(column: Column, given: pl.DataType) -> pl.Expr:

@@ -129,8 +129,8 @@ class Store:
         self._retry(
             lambda client: client.raw_insert(
                 f"{self.database}.{into.name}",
-                list(rows.columns),
-                rows.stream,
+                rows.columns,
+                rows.stream(),  # bytes would be copied: the client puts the statement before them
                 settings=dict(_INSERT_SETTINGS),
                 fmt="ArrowStream",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import polars as pl
@@ -118,12 +118,12 @@ class _Flusher:
     def _is_urgent(self) -> bool:
         return self._closed or self._hurry or self._rows > _MAX_BUFFERED_ROWS
 
-    def _write(self, buffers: Mapping[str, list[pl.DataFrame]]) -> None:
-        for table, frames in buffers.items():
-            began = time.monotonic()
-            frame = pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0]
-            self._writer.insert(table, frame)
-            self._observe(table, frame.height, time.monotonic() - began)
+    def _write(self, buffers: dict[str, list[pl.DataFrame]]) -> None:
+        for table in list(buffers):  # each is let go when it is written
+            began, frames = time.monotonic(), buffers.pop(table)
+            rows = sum(frame.height for frame in frames)
+            self._writer.insert(table, pl.concat(frames, how="diagonal") if len(frames) > 1 else frames[0])
+            self._observe(table, rows, time.monotonic() - began)
             fail_points.reach(fail_points.IN_FLUSH)
 
 

@@ -232,7 +232,7 @@ def test_rows_fit_the_table() -> None:
     found = told(history(during(10, 0.3)))
     table = table_of(ANOMALIES)
     assert found.columns == list(ROWS) == [column.name for column in table.columns]
-    assert frame_to_arrow(table, found.with_columns(version=pl.lit(1, pl.UInt64))).count == found.height > 0
+    assert frame_to_arrow(table, found.with_columns(version=pl.lit(1, pl.UInt64))).frame.height == found.height > 0
 
 
 def _merge(watch: AnomalyWatch | None) -> WatchedMerge:

@@ -154,10 +154,20 @@ def test_epoch_ms_become_the_declared_times() -> None:
 
 def test_columns_come_in_the_table_s_order_and_survive_the_stream() -> None:
     rows = frame_to_arrow(ACTIVE_USERS, activity().select(reversed(activity().columns)))
-    assert rows.columns == tuple(column.name for column in ACTIVE_USERS.inserted)
-    assert pl.read_ipc_stream(io.BytesIO(rows.stream)).row(0) == (
+    assert rows.columns == [column.name for column in ACTIVE_USERS.inserted]
+    assert pl.read_ipc_stream(io.BytesIO(b"".join(rows.stream()))).row(0) == (
         1_700_000_040, 60, "all", "", 3, 2, 10, 1, (1 << 63) + 5
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [0, 1, 8_192, 20_000])
+def test_a_stream_in_pieces_is_one_stream_and_can_be_made_again(count: int) -> None:
+    frame = activity().head(0) if not count else pl.concat([activity()] * count)
+    rows = frame_to_arrow(ACTIVE_USERS, frame.with_columns(users=pl.int_range(count, dtype=pl.Int64)))
+    pieces = list(rows.stream())
+    assert pl.read_ipc_stream(io.BytesIO(b"".join(pieces)))["users"].to_list() == list(range(count))
+    assert len(pieces) == -(-count // 8_192) + 1
+    assert pieces == list(rows.stream())
 
 
 @pytest.mark.parametrize(
@@ -191,7 +201,7 @@ def test_fields_that_no_event_of_the_frame_has_are_left_to_their_default() -> No
     assert set(rows.columns) == {
         "event_id", "event_time", "user_id", "tags", "watch_ms", "topic", "ingest_time", "partition", "offset"
     }  # fmt: skip
-    assert pl.read_ipc_stream(io.BytesIO(rows.stream))["tags"].to_list() == [[]]
+    assert pl.read_ipc_stream(io.BytesIO(b"".join(rows.stream())))["tags"].to_list() == [[]]
 
 
 def test_the_contract_has_not_gained_a_view_that_is_not_there() -> None:
