@@ -20,12 +20,12 @@ def test_memory_is_given_back_as_it_grows_in_a_backlog_and_once_after_a_long_one
 
     at(0, 900, behind=False)
     at(1, 500, behind=True)  # a backlog begins
-    at(1.5, 900, behind=True)  # no second has passed
-    at(3, 515, behind=True)  # 15 MB more are not enough
+    at(1.4, 900, behind=True)  # no half a second has passed
+    at(3, 507, behind=True)  # 7 MB more are not enough
     assert given.empty()
-    at(5, 520, behind=True)
+    at(5, 508, behind=True)
     assert given.get(timeout=5) == 1_005
-    at(20, 530, behind=True)  # measured from what was left then
+    at(20, 515, behind=True)  # measured from what was left then
     at(30, 600, behind=False)
     assert given.get(timeout=5) == 1_030
     at(31, 900, behind=False)
