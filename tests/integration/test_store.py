@@ -213,6 +213,19 @@ def test_settings_of_one_request_do_not_reach_the_next(up: Embedded) -> None:
         read(up, "SELECT 1", max_memory_usage_for_user="0")
 
 
+def test_rows_sent_in_pieces_are_one_part(up: Embedded, store: Store) -> None:
+    count = 50_000
+    pieces = pl.concat([active()] * count).with_columns(value=pl.int_range(count).cast(pl.String))
+    store.command("SYSTEM STOP MERGES active_users_rows")
+    before = store.active_parts().get("active_users_rows", 0)
+    try:
+        store.insert("active_users", pieces)
+        assert store.active_parts()["active_users_rows"] == before + 1
+    finally:
+        store.command("SYSTEM START MERGES active_users_rows")
+    assert read(up, "SELECT uniqExact(value) FROM active_users WHERE value != ''").strip() == str(count)
+
+
 def test_reads_run_beside_writes(up: Embedded, store: Store) -> None:
     failures: list[BaseException] = []
 
