@@ -31,8 +31,8 @@ _START_SECONDS: Final = 120.0
 class Replay:
     """What is to be measured."""
 
-    events: int = 2_000_000  # of the day: what only a backlog needs weighs more on a small one
-    rate: int = 10_000  # events a second of the engine that lives through it
+    events: int = 1_000_000  # of the day
+    rate: int = 5_000  # events a second of the engine that lives through it
     seed: int = 7
     span_s: float = _DAY_SECONDS  # of event time
 

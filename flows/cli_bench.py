@@ -83,8 +83,8 @@ def latency(
 @plain
 def replay(
     *,
-    events: Annotated[int, typer.Option(help="Events of the day")] = 2_000_000,
-    rate: Annotated[int, typer.Option(help="Events a second of the engine that lives through it")] = 10_000,
+    events: Annotated[int, typer.Option(help="Events of the day")] = 1_000_000,
+    rate: Annotated[int, typer.Option(help="Events a second of the engine that lives through it")] = 5_000,
     seed: Seed = 7,
     json_file: JsonFile = None,
     as_json: AsJson = False,

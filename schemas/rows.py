@@ -18,12 +18,11 @@ _POLARS: Final[dict[str, pl.DataType]] = {
     "Int8": pl.Int8(), "Int16": pl.Int16(), "Int32": pl.Int32(), "Int64": pl.Int64(),
 }  # fmt: skip
 
+_PIECE_ROWS: Final = 8_192  # of a stream, made at a time
+
 
 class RowsError(ValueError):
     """A frame does not fit its table: a fault of the code that made it."""
-
-
-_PIECE_ROWS: Final = 8_192
 
 
 @dataclass(frozen=True, slots=True)
