@@ -2,36 +2,96 @@
 
 from __future__ import annotations
 
-import queue
+import threading
+import time
+
+import pytest
 
 from flows.memory import Backlog, resident
 
 MB = 1 << 20
 
 
+class World:
+    """A clock and a process's size, set by hand; giving back takes `takes` seconds and leaves `left` MB."""
+
+    def __init__(self) -> None:
+        self.now, self.megabytes, self.takes, self.left = 1_000.0, 500, 0.0, 500
+        self.given: list[float] = []
+        self.backlog = Backlog(lambda: self.now, lambda: self.megabytes * MB, self._give_back)
+
+    def _give_back(self) -> None:
+        self.given.append(self.now - 1_000)
+        self.now += self.takes
+        self.megabytes = self.left
+
+    def at(self, seconds: float, megabytes: int) -> None:
+        self.now, self.megabytes = 1_000 + seconds, megabytes
+
+
 def test_memory_is_given_back_as_it_grows_in_a_backlog_and_once_after_a_long_one() -> None:
-    given: queue.SimpleQueue[float] = queue.SimpleQueue()
-    now, size = [1_000.0], [500 * MB]
-    backlog = Backlog(lambda: now[0], lambda: size[0], lambda: given.put(now[0]))
+    world = World()
+    world.backlog.stands(behind=True)
+    looks = world.backlog.looks()
+    assert next(looks) == 0.05
+    world.at(1, 503)  # 3 MB more are not enough
+    assert next(looks) == 0.05
+    assert world.given == []
+    world.at(2, 504)
+    world.left = 502
+    assert next(looks) == 0.05
+    assert world.given == [2]
+    world.at(3, 505)  # measured from what was left then
+    next(looks)
+    world.at(4, 490)  # and from the least since
+    next(looks)
+    assert world.given == [2]
+    world.at(5, 494)
+    next(looks)
+    assert world.given == [2, 5]
+    world.at(30, 400)
+    world.backlog.stands(behind=False)
+    assert list(looks) == []
+    assert world.given == [2, 5, 30]
 
-    def at(seconds: float, megabytes: int, *, behind: bool) -> None:
-        now[0], size[0] = 1_000 + seconds, megabytes * MB
-        backlog.stands(behind=behind)
 
-    at(0, 900, behind=False)
-    at(1, 500, behind=True)  # a backlog begins
-    at(1.4, 900, behind=True)  # no half a second has passed
-    at(3, 507, behind=True)  # 7 MB more are not enough
-    assert given.empty()
-    at(5, 508, behind=True)
-    assert given.get(timeout=5) == 1_005
-    at(20, 515, behind=True)  # measured from what was left then
-    at(30, 600, behind=False)
-    assert given.get(timeout=5) == 1_030
-    at(31, 900, behind=False)
-    at(40, 500, behind=True)
-    at(41, 500, behind=False)  # a backlog of a second
-    assert given.empty()
+def test_what_takes_long_is_done_less_often() -> None:
+    world = World()
+    world.backlog.stands(behind=True)
+    looks = world.backlog.looks()
+    next(looks)
+    world.at(1, 600)
+    world.takes = 0.1
+    assert next(looks) == pytest.approx(2.0)  # 5 % of the time
+    assert next(looks) == 0.05
+
+
+def test_after_a_short_backlog_nothing_is_given_back() -> None:
+    world = World()
+    world.backlog.stands(behind=True)
+    looks = world.backlog.looks()
+    next(looks)
+    world.at(9, 500)
+    world.backlog.stands(behind=False)
+    assert list(looks) == []
+    assert world.given == []
+
+
+def test_a_thread_looks_in_each_backlog_whatever_the_dataflow_waits_for() -> None:
+    sizes, given = iter(range(0, 1_000_000, 10)), threading.Semaphore(0)
+    backlog = Backlog(size=lambda: next(sizes) * MB, give_back=given.release)
+    before = threading.active_count()
+    backlog.stands(behind=False)
+    assert threading.active_count() == before
+    for _ in range(2):
+        backlog.stands(behind=True)
+        assert given.acquire(timeout=5)
+        assert threading.active_count() == before + 1
+        backlog.stands(behind=False)
+        time.sleep(0.2)  # several looks long
+        while given.acquire(blocking=False):
+            pass
+        assert not given.acquire(timeout=0.3)
 
 
 def test_a_process_is_larger_than_nothing() -> None:
