@@ -184,9 +184,17 @@ def reported(*, debug: bool) -> Iterator[None]:
         if code is not None:
             typer.secho(masked(f"error: {error}"), fg=typer.colors.RED, err=True)
             raise typer.Exit(code) from error
-        typer.secho(masked(f"unexpected error: {type(error).__name__}: {error}"), fg=typer.colors.RED, err=True)
+        typer.secho(masked(f"unexpected error: {_with_cause(error)}"), fg=typer.colors.RED, err=True)
         typer.secho("this is a bug; run the same with --debug and report what it prints", err=True)
         raise typer.Exit(CHECK_FAILED) from error
+
+
+def _with_cause(error: BaseException) -> str:
+    """What it is, and what it began with: of an error in a step Bytewax says no more than in which."""
+    first, seen = error, [error]
+    while (cause := first.__cause__ or first.__context__) and cause not in seen:
+        seen.append(first := cause)
+    return " by ".join(f"{type(e).__name__}: {e}" for e in dict.fromkeys((error, first)))
 
 
 def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

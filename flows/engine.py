@@ -33,7 +33,7 @@ from flows.settings import Settings
 from flows.source import IntakeSource, SourceRun
 from flows.standing import StandingBoard, reported
 from flows.telemetry import Standing, configure_logging
-from flows.worker import STOP_SIGNALS, Outcome, StoreAddress, WorkerPlan, now_ms, ours, process_main, work
+from flows.worker import STOP_SIGNALS, Outcome, StoreAddress, WorkerPlan, as_ours, now_ms, process_main, work
 from sinks import embedded
 from sinks.rows_sink import RowsSink, Writer
 
@@ -209,21 +209,20 @@ def opened_store(settings: Settings, *, replace: bool = False) -> Iterator[Store
     """The store, up and migrated; an embedded one is started and, if it was us who started it, stopped."""
     started: embedded.Embedded | None = None
     try:
-        if settings.is_server:
-            address = StoreAddress(
-                settings.store, settings.store_user or "default", settings.password(), settings.database
-            )
-        else:
-            started = embedded.start(settings.store_dir, die_with_parent=True)
-            address = StoreAddress(started.url, started.user, started.token, settings.database)
-        store = address.connect()
-        try:
-            store.migrate(events_ttl_days=settings.events_ttl_days, replace=replace)
-        finally:
-            store.close()
-        yield address
-    except Exception as error:
-        raise ours(error) from error
+        with as_ours():
+            if settings.is_server:
+                address = StoreAddress(
+                    settings.store, settings.store_user or "default", settings.password(), settings.database
+                )
+            else:
+                started = embedded.start(settings.store_dir, die_with_parent=True)
+                address = StoreAddress(started.url, started.user, started.token, settings.database)
+            store = address.connect()
+            try:
+                store.migrate(events_ttl_days=settings.events_ttl_days, replace=replace)
+            finally:
+                store.close()
+            yield address
     finally:
         if started is not None:
             started.stop()
@@ -292,10 +291,9 @@ def _backfill_into(files: Sequence[Path], settings: Settings, connect: Callable[
     flow = build(IntakeSource(run, feed.names), RowsSink(connect, owner=True), config)
     began = time.monotonic()
     try:
-        with reported(configure_logging(), lambda: Standing(metrics.consumed, metrics.watermark, done=feed.done)):
+        told = reported(configure_logging(), lambda: Standing(metrics.consumed, metrics.watermark, done=feed.done))
+        with as_ours(), told:
             run_main(flow, epoch_interval=_BACKFILL_EPOCH)
-    except BaseException as error:
-        raise ours(error) from error
     finally:
         feed.close()
     seconds = time.monotonic() - began

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
@@ -73,14 +73,15 @@ class StateLog:
                 part.delta()  # thrown away, or it would grow for as long as the backfill lasts
             return b""
         full = not self._file or self._length > max(_COMPACT_MIN_BYTES, _COMPACT_RATIO * self._snapshot_bytes)
-        taken = side_by_side([part.snapshot if full else part.delta for part in parts.values()])
-        blobs = {name: blob for name, blob in zip(parts, taken, strict=True) if blob}
         if full:
             self._start_file()
-        if full or blobs:
-            self._append(_Record(full, blobs))
-        if full:
+            self._append(_record(((name, part.snapshot()) for name, part in parts.items()), len(parts), full=True))
             self._snapshot_bytes = self._length
+        else:
+            taken = side_by_side([part.delta for part in parts.values()])
+            blobs = {name: blob for name, blob in zip(parts, taken, strict=True) if blob}
+            if blobs:
+                self._append(_record(blobs.items(), len(blobs), full=False))
         self._drop_old()
         return msgspec.msgpack.encode(Manifest(FORMAT, self.key, self._file, self._length, facts))
 
@@ -93,20 +94,18 @@ class StateLog:
         self._file = f"{self.key}.{self._number:06d}.{os.getpid()}.log"
         self._length = 0
 
-    def _append(self, record: _Record) -> None:
+    def _append(self, chunks: Iterable[bytes]) -> None:
+        """Write a record, each piece as it is made; what its frame says of it is known at the end."""
         assert self.directory is not None
-        chunks = _encoded(record)
-        size, crc = sum(map(len, chunks)), 0
-        for chunk in chunks:
-            crc = zlib.crc32(chunk, crc)
-        path, at = self.directory / self._file, self._length
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        at, crc = self._length + _FRAME.size, 0
+        descriptor = os.open(self.directory / self._file, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            for chunk in (_FRAME.pack(size, crc), *chunks):
-                view = memoryview(chunk)
-                while view:
-                    done = os.pwrite(descriptor, view, at)
-                    view, at = view[done:], at + done
+            for chunk in chunks:
+                crc = zlib.crc32(chunk, crc)
+                at = _write_at(descriptor, chunk, at)
+                del chunk  # the next one is made without it
+            size = at - self._length - _FRAME.size
+            _write_at(descriptor, _FRAME.pack(size, crc), self._length)
             if self.fsync:
                 os.fdatasync(descriptor)
         finally:
@@ -150,13 +149,26 @@ class StateLog:
                 other.unlink()
 
 
-def _encoded(record: _Record) -> list[bytes]:
-    """A record's MessagePack in pieces, the parts' bytes as they are: copies of all of them cost more than the disk."""
-    empty = msgspec.msgpack.encode(_Record(record.full, {}))
-    pieces = [empty[:-1] + b"\xdf" + len(record.parts).to_bytes(4, "big")]  # map 32
-    for name, blob in record.parts.items():
-        pieces += [msgspec.msgpack.encode(name) + b"\xc6" + len(blob).to_bytes(4, "big"), blob]  # bin 32
-    return pieces
+def _record(parts: Iterable[tuple[str, bytes]], count: int, *, full: bool) -> Iterator[bytes]:
+    """A `_Record`'s MessagePack in pieces, the parts' bytes as they are: copies of all of them cost more than the disk.
+
+    Parts are asked for one at a time: a snapshot of all of them at once is a peak of memory.
+    """
+    empty = msgspec.msgpack.encode(_Record(full, {}))
+    yield empty[:-1] + b"\xdf" + count.to_bytes(4, "big")  # map 32
+    for name, blob in parts:
+        yield msgspec.msgpack.encode(name) + b"\xc6" + len(blob).to_bytes(4, "big")  # bin 32
+        yield blob
+        del blob
+
+
+def _write_at(descriptor: int, chunk: bytes, at: int) -> int:
+    """Write all of it; where it ends."""
+    view = memoryview(chunk)
+    while view:
+        done = os.pwrite(descriptor, view, at)
+        view, at = view[done:], at + done
+    return at
 
 
 def read_records(path: Path, length: int) -> Iterator[_Record]:

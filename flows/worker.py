@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -169,20 +169,21 @@ def work(plan: WorkerPlan, drain: threading.Event, begun: Callable[[], None] = l
         metrics=metrics,
     )
     try:
-        now = now_ms()
-        precompile.warm_up(config, builder.example(now), now)
-        log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
-        with ExitStack() as beside:
-            beside.enter_context(monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect))
-            if plan.index == 0:
-                beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
-            begun()
-            _run(build(source, sink, config), plan, recovery.config())
-        if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
-            for name in source.list_parts():  # the last epoch is committed: let lag tools see it
-                feed.commit(name, intake.position(name)[0])
-    except BaseException as error:
-        raise ours(error) from error
+        with as_ours():
+            now = now_ms()
+            precompile.warm_up(config, builder.example(now), now)
+            log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
+            with ExitStack() as beside:
+                beside.enter_context(
+                    monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect)
+                )
+                if plan.index == 0:
+                    beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
+                begun()
+                _run(build(source, sink, config), plan, recovery.config())
+            if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
+                for name in source.list_parts():  # the last epoch is committed: let lag tools see it
+                    feed.commit(name, intake.position(name)[0])
     finally:
         feed.close()
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
@@ -229,6 +230,17 @@ def _run(flow: object, plan: WorkerPlan, recovery: RecoveryConfig) -> None:
         cluster_main(flow, list(plan.addresses), plan.index, epoch_interval=interval, recovery_config=recovery)
     else:
         run_main(flow, epoch_interval=interval, recovery_config=recovery)
+
+
+@contextmanager
+def as_ours() -> Iterator[None]:
+    """Raise an error as the one of ours that it is; another goes on as it came, with the cause that --debug shows."""
+    try:
+        yield
+    except BaseException as error:
+        if (found := ours(error)) is error:
+            raise
+        raise found from error
 
 
 def ours(error: BaseException) -> BaseException:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from flows.broker import Broker
-from flows.state_log import _FRAME, _encoded, _Record
+from flows.state_log import _FRAME, _Record, _record
 from tests.faults.conftest import Begin, long
 from tests.integration.agreement import agree
 from tests.integration.engine_process import EngineProcess
@@ -69,7 +69,7 @@ def kernel(key: str, part: str, places: dict[bytes, int]) -> Change:
             size, _ = _FRAME.unpack_from(blob, at)
             record = msgspec.msgpack.decode(blob[at + _FRAME.size : at + _FRAME.size + size], type=_Record)
             parts = {name: former(of) if name == part else of for name, of in record.parts.items()}
-            payload = b"".join(_encoded(_Record(record.full, parts)))
+            payload = b"".join(_record(parts.items(), len(parts), full=record.full))
             assert len(payload) == size
             out += _FRAME.pack(size, zlib.crc32(payload)) + payload
             at += _FRAME.size + size

@@ -307,3 +307,16 @@ def test_progress_into_a_pipe_is_a_log_line_now_and_then() -> None:
     lines = [json.loads(line) for line in pipe.getvalue().splitlines()]
     assert [(line["events"], line["events_per_s"]) for line in lines] == [(1_000, 100), (2_000, 100)]
     structlog.reset_defaults()
+
+
+def test_a_bug_is_told_with_what_it_began_with(livepulse: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fold(*_: object, **__: object) -> int:
+        step = ValueError("a kernel")
+        step.__cause__ = KeyError("topic")
+        raise RuntimeError("error calling `on_batch`") from step
+
+    monkeypatch.setattr(engine, "backfill", fold)
+    result = livepulse("backfill", "--store", str(tmp_path), "x.ndjson")
+    assert result.exit_code == 1
+    assert "unexpected error: RuntimeError: error calling `on_batch` by KeyError: 'topic'" in _words(result)
+    assert "--debug" in _words(result)

@@ -13,17 +13,17 @@ MB = 1 << 20
 
 
 class World:
-    """A clock and a process's size, set by hand; giving back takes `takes` seconds and leaves `left` MB."""
+    """A clock and a process's size, set by hand; giving back takes `takes` seconds of CPU and leaves `left` MB."""
 
     def __init__(self) -> None:
         self.now, self.megabytes, self.takes, self.left = 1_000.0, 500, 0.0, 500
         self.given: list[float] = []
         self.backlog = Backlog(lambda: self.now, lambda: self.megabytes * MB, self._give_back)
 
-    def _give_back(self) -> None:
+    def _give_back(self) -> float:
         self.given.append(self.now - 1_000)
-        self.now += self.takes
         self.megabytes = self.left
+        return self.takes
 
     def at(self, seconds: float, megabytes: int) -> None:
         self.now, self.megabytes = 1_000 + seconds, megabytes
@@ -79,7 +79,7 @@ def test_after_a_short_backlog_nothing_is_given_back() -> None:
 
 def test_a_thread_looks_in_each_backlog_whatever_the_dataflow_waits_for() -> None:
     sizes, given = iter(range(0, 1_000_000, 10)), threading.Semaphore(0)
-    backlog = Backlog(size=lambda: next(sizes) * MB, give_back=given.release)
+    backlog = Backlog(size=lambda: next(sizes) * MB, give_back=lambda: given.release() or 0.0)
     before = threading.active_count()
     backlog.stands(behind=False)
     assert threading.active_count() == before

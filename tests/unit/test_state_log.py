@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_what_was_superseded_stays_for_the_last_epochs_only(tmp_path: Path, monk
     assert len(files) > 5
     assert most <= 3
     assert resumed(tmp_path, manifest)[1].numbers == [n % 256 for n in range(120)]
+
+
+def test_a_snapshot_is_written_part_by_part(tmp_path: Path) -> None:
+    log, parts = StateLog(tmp_path, "shard-00"), {str(number): Counter() for number in range(5)}
+    for number, part in enumerate(parts.values()):
+        part.numbers = [number] * 1_000_000
+    tracemalloc.start()
+    try:
+        manifest = read_manifest(log.write(parts, {}))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert manifest.length > 5_000_000
+    assert most < 2_000_000  # one part, and not two at a time
+    restored = {name: Counter() for name in parts}
+    StateLog(tmp_path, "shard-00").resume(manifest, restored)
+    assert [part.numbers for part in restored.values()] == [part.numbers for part in parts.values()]
 
 
 @pytest.mark.parametrize("harm", ["gone", "short", "flipped"])

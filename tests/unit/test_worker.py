@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from types import SimpleNamespace
-from typing import cast
+from typing import TYPE_CHECKING, cast
+
+import pytest
 
 from flows.errors import DependencyDown, Stop
 from flows.intake import Intake
 from flows.kafka_feed import KafkaFeed
-from flows.memory import Backlog
-from flows.worker import _early, _metrics_of, ours
+from flows.worker import _early, _metrics_of, as_ours, ours
 from sinks.clickhouse import StoreDownError
+
+if TYPE_CHECKING:
+    from flows.memory import Backlog
 
 
 def test_our_error_is_found_below_others() -> None:
@@ -28,16 +31,28 @@ def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
     assert ours(error) is error
 
 
-def test_early_rows_are_for_times_without_a_backlog_and_memory_is_given_back_once_after_one() -> None:
-    given = threading.Semaphore(0)
-    clock = iter([1_000.0, 1_030.0, 1_060.0, 1_100.0, 1_102.0])  # a backlog of 60 s, one of 2 s
-    told = [False, True, True, False, False, True, False]
+def test_a_bug_goes_on_with_its_cause_and_an_error_of_ours_with_what_wrapped_it() -> None:
+    bug = RuntimeError("a step")
+    bug.__cause__ = KeyError("gone")
+    with pytest.raises(RuntimeError, match="a step") as told, as_ours():
+        raise bug
+    assert told.value is bug
+    assert bug.__cause__.args == ("gone",)
+    wrapped = RuntimeError("Bytewax")
+    wrapped.__cause__ = Stop("offsets are gone")
+    with pytest.raises(Stop, match="offsets") as stopped, as_ours():
+        raise wrapped
+    assert stopped.value.__cause__ is wrapped
+
+
+def test_early_rows_are_for_times_without_a_backlog_and_memory_is_told_of_one() -> None:
+    told, stood = [False, True, True, False, False, True, False], list[bool]()
     behind = iter(told)
     intake = cast("Intake", SimpleNamespace(lagging=lambda _: next(behind)))
-    early = _early(intake, 60_000, Backlog(lambda: next(clock), lambda: 0, given.release))
+    backlog = cast("Backlog", SimpleNamespace(stands=lambda *, behind: stood.append(behind)))
+    early = _early(intake, 60_000, backlog)
     assert [early() for _ in told] == [not one for one in told]
-    assert given.acquire(timeout=5)
-    assert not given.acquire(timeout=0.1)
+    assert stood == told
 
 
 def test_the_metrics_hear_what_the_feed_knows() -> None:
