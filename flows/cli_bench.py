@@ -88,19 +88,23 @@ def replay(
     seed: Seed = 7,
     json_file: JsonFile = None,
     as_json: AsJson = False,
+    check: Annotated[bool, checking("replay")] = False,
 ) -> int:
     """Memory that a replay of 24 h of events takes, beside that of living through them: at most 1.2 times as much.
 
     The same simulated day, slowly to one engine and at once to another; then both ledgers are compared.
+    Exit code 1: the ledgers differ; with --check also when a target is missed.
 
     \b
     Examples
       livepulse bench replay
       livepulse bench replay --events 200000 --json
+      livepulse bench replay --check
     """
     from flows import bench
 
-    return bench.show(bench.replay(events=events, rate=rate, seed=seed), json_file, as_json=as_json)
+    found = bench.replay(events=events, rate=rate, seed=seed)
+    return bench.show(found, json_file, as_json=as_json, check=check)
 
 
 @plain

@@ -291,6 +291,7 @@ THROUGHPUT = {"benchmark": "throughput", "engine_ratio": 0.35, "w1_ratio": 0.6, 
 LATENCY = {"benchmark": "latency", "p99_ms": 2000, "lost": 0, "rows_per_event": 1, "active_parts": 100,
            "peak_rss_mb": 500.0}  # fmt: skip
 VIEWS = {"benchmark": "views", "slowest_p50_ms": 300}
+REPLAY = {"benchmark": "replay", "memory_ratio": 1.2, "exact": True}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +315,9 @@ VIEWS = {"benchmark": "views", "slowest_p50_ms": 300}
         (LATENCY, {"lost": 3}, ["lost is 3, wanted 0: off by 3"]),
         (LATENCY, {"rows_per_event": 1.25}, ["rows_per_event is 1.25, wanted ≤ 1: off by 0.25 (25.0%)"]),
         (VIEWS, {}, []),
+        (REPLAY, {}, []),
+        (REPLAY, {"memory_ratio": 1.25}, ["memory_ratio is 1.25, wanted ≤ 1.2: off by 0.05 (4.2%)"]),
+        (REPLAY, {"exact": False}, ["exact is False, wanted True"]),
         (VIEWS, {"slowest_p50_ms": 450.0}, ["slowest_p50_ms is 450.0, wanted ≤ 300: off by 150 (50.0%)"]),
     ],
 )
@@ -333,7 +337,7 @@ def test_a_missed_target_is_told_and_is_the_exit_code_with_check(
 def test_the_table_and_the_help_show_the_targets_that_are_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for told in (THROUGHPUT, LATENCY, VIEWS):
+    for told in (THROUGHPUT, LATENCY, VIEWS, REPLAY):
         name = told["benchmark"]
         assert bench_targets.TARGETS[name].keys() == told.keys() - {"benchmark"}
         bench.show(told, tmp_path / "found.json")
@@ -345,7 +349,12 @@ def test_the_table_and_the_help_show_the_targets_that_are_checked(
 
 
 def test_check_reaches_what_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for result in (THROUGHPUT | {"w1_ratio": 0.1}, LATENCY | {"p99_ms": 9_000}, VIEWS | {"slowest_p50_ms": 301}):
+    for result in (
+        THROUGHPUT | {"w1_ratio": 0.1},
+        LATENCY | {"p99_ms": 9_000},
+        VIEWS | {"slowest_p50_ms": 301},
+        REPLAY | {"memory_ratio": 1.3},
+    ):
         name = result["benchmark"]
         monkeypatch.setattr(bench, name, mock.Mock(return_value=result))
         flags = ["bench", name, "--json", "--json-file", str(tmp_path / "found.json")]
