@@ -129,7 +129,7 @@ def test_kills_under_load_leave_no_trace(
     topics(kafka, names=CORE)
     seed = int(os.environ.get("SEED", random.randrange(1 << 30)))  # in the file name of a failure's directory
     (store_dir.parent / f"seed-{seed}").touch()
-    rnd, traffic = random.Random(seed), Traffic(seed=3, start_ms=hours_ago(0.7))
+    rnd, traffic = random.Random(seed), Traffic(seed=3, start_ms=hours_ago(0.6 + KILLS / 30))  # two minutes a kill
     rounds = 6_000
 
     def load() -> None:
