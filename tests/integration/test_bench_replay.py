@@ -15,4 +15,4 @@ def test_an_hour_is_lived_through_and_replayed_to_the_same_ledger(kafka: Broker)
     assert 0 < found["live_peak_rss_mb"] < 2_048
     assert 0.5 < found["memory_ratio"] < 1.5
     assert found["live_seconds"] > 0.8 * found["events"] / 4_000  # held back to the rate
-    assert "50 %" in said
+    assert any(line.endswith("0 %") for line in said)
