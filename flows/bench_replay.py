@@ -34,7 +34,6 @@ class Replay:
     events: int = 1_000_000  # of the day
     rate: int = 5_000  # events a second of the engine that lives through it
     seed: int = 7
-    span_s: float = _DAY_SECONDS  # of event time
 
     def __post_init__(self) -> None:
         if self.events < 1_000 or self.rate < 1:
@@ -109,7 +108,7 @@ def _send_day(
         time.sleep(max(0.0, began + sent / rate - time.monotonic()))
 
     day = Options(
-        rate=wanted.events / wanted.span_s, duration_s=wanted.span_s, paced=False, start=start,
+        rate=wanted.events / _DAY_SECONDS, duration_s=_DAY_SECONDS, paced=False, start=start,
         topic_prefix=prefix, partitions=PARTITIONS, seed=wanted.seed,
     )  # fmt: skip
     simulate_to_kafka(broker.address, day, Event(), hold_back)
