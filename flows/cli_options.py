@@ -17,7 +17,7 @@ import typer
 from flows import early_stop
 from flows.configuration import load_settings
 from flows.durations import parse_instant
-from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, USAGE, LivePulseError, Usage
+from flows.errors import CHECK_FAILED, DEPENDENCY_DOWN, USAGE, LivePulseError, Usage, causes
 from flows.masking import masked
 from flows.settings import Settings, outside_name
 
@@ -191,9 +191,7 @@ def reported(*, debug: bool) -> Iterator[None]:
 
 def _with_cause(error: BaseException) -> str:
     """What it is, and what it began with: of an error in a step Bytewax says no more than in which."""
-    first, seen = error, [error]
-    while (cause := first.__cause__ or first.__context__) and cause not in seen:
-        seen.append(first := cause)
+    first = causes(error)[-1]
     return " by ".join(f"{type(e).__name__}: {e}" for e in dict.fromkeys((error, first)))
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -290,12 +290,12 @@ def _backfill_into(files: Sequence[Path], settings: Settings, connect: Callable[
     config = step_config(settings, sources=1, generation=1, state_dir=None, bounded=True)
     flow = build(IntakeSource(run, feed.names), RowsSink(connect, owner=True), config)
     began = time.monotonic()
-    try:
-        told = reported(configure_logging(), lambda: Standing(metrics.consumed, metrics.watermark, done=feed.done))
-        with as_ours(), told:
-            run_main(flow, epoch_interval=_BACKFILL_EPOCH)
-    finally:
-        feed.close()
+    with (
+        closing(feed),
+        as_ours(),
+        reported(configure_logging(), lambda: Standing(metrics.consumed, metrics.watermark, done=feed.done)),
+    ):
+        run_main(flow, epoch_interval=_BACKFILL_EPOCH)
     seconds = time.monotonic() - began
     log.info(
         "backfill done", lines=feed.lines, seconds=round(seconds, 2), lines_per_s=round(feed.lines / max(seconds, 1e-9))

@@ -44,3 +44,13 @@ class BadSetting(Usage):
         self.setting = setting
         self.value = value
         self.problem = problem
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error, what it was raised from or in the handling of, and so on to the first one; each once."""
+    found: list[BaseException] = []
+    seen: BaseException | None = error
+    while seen is not None and seen not in found:  # an error that was raised from itself is its own cause
+        found.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    return found

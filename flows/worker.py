@@ -12,7 +12,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -25,7 +25,7 @@ from bytewax.testing import cluster_main, run_main
 from flows import memory, precompile
 from flows.anomaly_history import read_history
 from flows.dataflow import build
-from flows.errors import CHECK_FAILED, DependencyDown, LivePulseError, Stop
+from flows.errors import CHECK_FAILED, DependencyDown, LivePulseError, Stop, causes
 from flows.families import part_builder, step_config, time_bounds
 from flows.intake import AlignmentBoard, Intake
 from flows.kafka_feed import KafkaFeed, lane_name
@@ -168,24 +168,19 @@ def work(plan: WorkerPlan, drain: threading.Event, begun: Callable[[], None] = l
         history=partial(read_history, plan.store.connect),
         metrics=metrics,
     )
-    try:
-        with as_ours():
-            now = now_ms()
-            precompile.warm_up(config, builder.example(now), now)
-            log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
-            with ExitStack() as beside:
-                beside.enter_context(
-                    monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect)
-                )
-                if plan.index == 0:
-                    beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
-                begun()
-                _run(build(source, sink, config), plan, recovery.config())
-            if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
-                for name in source.list_parts():  # the last epoch is committed: let lag tools see it
-                    feed.commit(name, intake.position(name)[0])
-    finally:
-        feed.close()
+    with closing(feed), as_ours():
+        now = now_ms()
+        precompile.warm_up(config, builder.example(now), now)
+        log.info("reading", worker=plan.index, partitions=len(plan.own_lanes), generation=plan.generation)
+        with ExitStack() as beside:
+            beside.enter_context(monitored(settings, plan.index, metrics, recovery.standing_path, plan.store.connect))
+            if plan.index == 0:
+                beside.enter_context(labels_read(settings, plan.store.connect, partial(_dead_lettering, plan)))
+            begun()
+            _run(build(source, sink, config), plan, recovery.config())
+        if time.monotonic() - metrics.health.broker < _BROKER_THERE_SECONDS:
+            for name in source.list_parts():  # the last epoch is committed: let lag tools see it
+                feed.commit(name, intake.position(name)[0])
     return Outcome.TOPOLOGY_CHANGED if feed.topology_changed and not drain.is_set() else Outcome.DRAINED
 
 
@@ -245,10 +240,8 @@ def as_ours() -> Iterator[None]:
 
 def ours(error: BaseException) -> BaseException:
     """The error of ours that Bytewax wrapped or the store's as one of ours; else `error` itself."""
-    seen: BaseException | None = error
-    met: list[BaseException] = []
-    while seen is not None and seen not in met:  # an error that was raised from itself is its own cause
-        met.append(seen)
+    met = causes(error)
+    for seen in met:
         if isinstance(seen, LivePulseError):
             return seen
         if isinstance(seen, StoreDownError | EmbeddedError):
@@ -256,7 +249,6 @@ def ours(error: BaseException) -> BaseException:
         if isinstance(seen, StoreError | RowsError | SchemaError):
             full = _NO_ROOM.search(str(seen))
             return Stop(f"{seen} Make room for the store, then start again: state is kept" if full else str(seen))
-        seen = seen.__cause__ or seen.__context__
     disk = next((e for e in met if isinstance(e, OSError) and e.errno in _DISK_ERRORS), None)
     if disk is not None:
         return Stop(f"recovery state could not be written: {disk.strerror}. Make room, then start again: state is kept")

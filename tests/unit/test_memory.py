@@ -13,12 +13,18 @@ MB = 1 << 20
 
 
 class World:
-    """A clock and a process's size, set by hand; giving back takes `takes` seconds of CPU and leaves `left` MB."""
+    """A backlog that stands, with a clock and a process's size set by hand.
+
+    Giving back takes `takes` seconds of CPU and leaves `left` MB.
+    """
 
     def __init__(self) -> None:
         self.now, self.megabytes, self.takes, self.left = 1_000.0, 500, 0.0, 500
         self.given: list[float] = []
         self.backlog = Backlog(lambda: self.now, lambda: self.megabytes * MB, self._give_back)
+        self.backlog.stands(behind=True)
+        self.looks = self.backlog.looks()
+        assert next(self.looks) == 0.05
 
     def _give_back(self) -> float:
         self.given.append(self.now - 1_000)
@@ -31,49 +37,40 @@ class World:
 
 def test_memory_is_given_back_as_it_grows_in_a_backlog_and_once_after_a_long_one() -> None:
     world = World()
-    world.backlog.stands(behind=True)
-    looks = world.backlog.looks()
-    assert next(looks) == 0.05
     world.at(1, 503)  # 3 MB more are not enough
-    assert next(looks) == 0.05
+    assert next(world.looks) == 0.05
     assert world.given == []
     world.at(2, 504)
     world.left = 502
-    assert next(looks) == 0.05
+    assert next(world.looks) == 0.05
     assert world.given == [2]
     world.at(3, 505)  # measured from what was left then
-    next(looks)
+    next(world.looks)
     world.at(4, 490)  # and from the least since
-    next(looks)
+    next(world.looks)
     assert world.given == [2]
     world.at(5, 494)
-    next(looks)
+    next(world.looks)
     assert world.given == [2, 5]
     world.at(30, 400)
     world.backlog.stands(behind=False)
-    assert list(looks) == []
+    assert list(world.looks) == []
     assert world.given == [2, 5, 30]
 
 
 def test_what_takes_long_is_done_less_often() -> None:
     world = World()
-    world.backlog.stands(behind=True)
-    looks = world.backlog.looks()
-    next(looks)
     world.at(1, 600)
     world.takes = 0.1
-    assert next(looks) == pytest.approx(2.0)  # 5 % of the time
-    assert next(looks) == 0.05
+    assert next(world.looks) == pytest.approx(2.0)  # 5 % of the time
+    assert next(world.looks) == 0.05
 
 
 def test_after_a_short_backlog_nothing_is_given_back() -> None:
     world = World()
-    world.backlog.stands(behind=True)
-    looks = world.backlog.looks()
-    next(looks)
     world.at(9, 500)
     world.backlog.stands(behind=False)
-    assert list(looks) == []
+    assert list(world.looks) == []
     assert world.given == []
 
 
