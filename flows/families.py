@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -94,6 +95,7 @@ def step_config(
         ledger_to=tuple(_watches(settings, declarations(settings))),
         metrics=metrics,
         ahead=ShardsAhead(alone=settings.workers == 1),
+        spare_cores=len(os.sched_getaffinity(0)) > settings.shards,
     )
 
 

@@ -277,7 +277,7 @@ class FunnelChains:
             return self.snapshot()
         if not self._changed:
             return None
-        pairs = np.unique(np.concatenate(self._changed))
+        pairs = ascending(np.concatenate(self._changed))
         anchors = np.concatenate([*self._new_anchors, np.zeros((0, fp.BEFORE), dtype=np.int64)])
         self._changed, self._new_anchors = [], []
         if not len(pairs) and not len(anchors):

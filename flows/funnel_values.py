@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from schemas.hashing import hash64, mix
 
 Keys = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.int32]
+
+Number = TypeVar("Number", np.uint64, np.int64)
 
 _LABEL = "label"
 
@@ -147,7 +150,7 @@ class Combinations:
         self._fresh = []
 
 
-def ascending(keys: Keys) -> Keys:
+def ascending(keys: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """Distinct keys in order. `np.unique` has a hash table for integers that costs ten times what sorting does."""
     keys = np.sort(keys)
     return keys[np.append(True, keys[1:] != keys[:-1])] if len(keys) else keys

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -137,10 +137,13 @@ class BatchReader:
         _library.rd_kafka_queue_forward(queue, None)
         self._queues[name] = queue
 
-    def read(self, seconds: float, wanted: Mapping[str, int]) -> Batch | None:
+    def read(
+        self, seconds: float, wanted: Mapping[str, int], may_wait: Callable[[], bool] = lambda: False
+    ) -> Batch | None:
         """What comes within `seconds` of these partitions, of each at most so many messages; None when nothing did.
 
-        They are asked in this order, for an even share each. Half a batch does not wait for more.
+        They are asked in this order, for an even share each. Half a batch does not wait for more; less of one also goes
+        on while it `may_wait`.
         """
         most, end = len(self._pointers), time.monotonic() + seconds
         share, left = max(_LEAST_SHARE, most // max(1, len(wanted))), dict(wanted)
@@ -153,10 +156,12 @@ class BatchReader:
                 came = self._take(self._queues[name], count, min(share, may, most - count))
                 left[name], count = may - came, count + came
             rest, more = end - time.monotonic(), count - before >= _LEAST_SHARE  # else the queues are empty now
-            if rest <= 0 or count == most or (2 * count >= most and not more):
+            half = 2 * count >= most
+            if count == most or (half and not more) or (rest <= 0 and (half or not count or not may_wait())):
                 return _taken(self._pointers[:count]) if count > 0 else None
             if not more:
-                time.sleep(min(rest, max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(left))))
+                pause = max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(left))
+                time.sleep(min(rest, pause) if rest > 0 else pause)
 
     def forget(self, names: Iterable[str]) -> None:
         """Let go of what waits of partitions that were paused; they go on behind the last message read.

@@ -102,6 +102,7 @@ class KafkaFeed:
         self._unassigned: queue.SimpleQueue[TopicPartition] = queue.SimpleQueue()
         self._commits: dict[str, int] = {}
         self._stop = threading.Event()
+        self._decoding = False
         self.topology_changed = False
         self.key_mismatches = 0
         self.failure: BaseException | None = None
@@ -159,12 +160,16 @@ class KafkaFeed:
                 time.sleep(max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(self._taken)))
                 continue
             backlog = self._intake.lagging(_BACKLOG_MS)
-            batch = self._reader.read(_LOOK_AGAIN_SECONDS if backlog else _GATHER_SECONDS, wanted)
+            batch = self._reader.read(_LOOK_AGAIN_SECONDS if backlog else _GATHER_SECONDS, wanted, self._may_gather)
             if batch is not None:
                 self.heard()
                 self._taken |= {self._lane_of(run): int(batch.offsets[run.last - 1]) + 1 for run in batch.runs}
                 self._fetched.put(batch)
         self._fetched.put(None)
+
+    def _may_gather(self) -> bool:
+        """Whether a batch may grow, since an older one is being decoded: each has a fixed cost."""
+        return self._decoding and not self._stop.is_set()
 
     def _assign(self) -> None:
         """Assign what was added since, in one go: each call to librdkafka costs a round of its threads."""
@@ -262,6 +267,7 @@ class KafkaFeed:
 
     def _decode(self) -> None:
         while (batch := self._fetched.get()) is not None:
+            self._decoding = True
             ends = self._ends(batch.troubles)
             touched = set(ends)
             if len(batch):
@@ -269,6 +275,7 @@ class KafkaFeed:
             for name in touched:
                 # The end of a partition is reported in order, after its last message.
                 self._intake.caught_up(name, caught_up=ends.get(name, -1) >= self._read[name][0])
+            self._decoding = False
 
     def _decode_batch(self, batch: Batch) -> set[str]:
         """Put a part for each partition; the names of their lanes.

@@ -109,6 +109,7 @@ class EngineMetrics:
         self.registry = CollectorRegistry()
         self.health = Health()
         self.consumed = 0
+        self.rows = 0  # that the store has taken
         self.progress: SourceProgress | None = None
         self.lag: Callable[[], int | None] = lambda: None  # messages; who reads the source sets it
         self.lag_ms: Callable[[], int] = lambda: 0
@@ -189,6 +190,7 @@ class EngineMetrics:
 
     def inserted(self, table: str, rows: int, seconds: float) -> None:
         """The store took rows."""
+        self.rows += rows
         self.health.sink_down_since, self.health.sink_failures = None, 0
         self._counters[SINK_ROWS].labels(table).inc(rows)
         self._histograms[SINK_SECONDS].labels(table).observe(seconds)

@@ -54,6 +54,7 @@ class StepConfig:
     ledger_to: tuple[str, ...] = ()  # families that hear the source's ledger counts, beside the ledger
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     ahead: ShardsAhead[Out] = field(default_factory=ShardsAhead)  # of one process: it does not know other workers'
+    spare_cores: bool = False  # more of them than shards: kernels of one fold side by side, too
 
 
 class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], bytes]):
@@ -116,7 +117,8 @@ class ShardLogic(StatefulBatchLogic[ShardItem, tuple[str, MergeItem | Rows], byt
     def _fold(self, frame: pl.DataFrame, progress: Progress, into: dict[str, list[pl.DataFrame]]) -> None:
         if not frame.height:
             return
-        for found in side_by_side([partial(kernel.fold, frame, progress) for kernel in self._kernels]):
+        folds = [partial(kernel.fold, frame, progress) for kernel in self._kernels]
+        for found in side_by_side(folds) if self._config.spare_cores else [fold() for fold in folds]:
             for family, rows in found.items():
                 if rows.height:
                     into[family].append(rows)

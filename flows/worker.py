@@ -59,7 +59,7 @@ _NO_ROOM = re.compile("NOT_ENOUGH_SPACE|No space left on device|DiskFull|databas
 _SINK_PATIENCE = Patience(seconds=3_600)  # Kafka keeps what waits; /readyz and alerts tell of it
 _BROKER_THERE_SECONDS = 15  # it is asked every 10 s
 _ROUND_EVENTS = 120_000
-_MAX_WAITING = 240_000
+_MAX_WAITING = 150_000
 
 
 class Outcome(enum.Enum):
@@ -145,10 +145,11 @@ def work(plan: WorkerPlan, drain: threading.Event, begun: Callable[[], None] = l
     )  # fmt: skip
     metrics = _metrics_of(reading, intake)
     metrics.health.reads = bool(plan.own_lanes)
+    backlog = memory.Backlog(handled=lambda: (metrics.rows, metrics.consumed))
     ids = topic_ids(settings, plan.own_lanes)
     feed = ResumingFeed(reading, settings, plan.own_lanes, plan.first_offsets, _loss_recorder(plan.store), ids)
     run = SourceRun(
-        intake, feed, now_ms, _early(intake, settings.backlog_after_ms, memory.Backlog()), _ROUND_EVENTS,
+        intake, feed, now_ms, _early(intake, settings.backlog_after_ms, backlog), _ROUND_EVENTS,
         bounded=False, drain=drain, metrics=metrics, guard=RejectGuard(settings.reject_ratio, settings.reject_window),
         topic_ids=ids, early_interval_ms=settings.early_interval_ms,
     )  # fmt: skip

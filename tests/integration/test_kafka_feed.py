@@ -131,6 +131,36 @@ def test_what_was_fetched_of_a_paused_partition_is_let_go_and_read_again(kafka: 
         consumer.close()
 
 
+def test_less_than_half_a_batch_grows_while_it_may_wait(kafka: Broker, topic_prefix: str) -> None:
+    topic = topic_prefix + "view"
+    kafka.create_topics([topic], 1)
+    consumer = make_consumer(Settings(brokers=kafka.address, topic_prefix=topic_prefix, group=topic_prefix), 1)
+    reader = BatchReader(consumer, MESSAGES)
+    consumer.incremental_assign([TopicPartition(topic, 0, 0)])
+    reader.open(topic, TopicPartition(topic, 0))
+    producer = Producer({"bootstrap.servers": kafka.address})
+
+    def send(count: int) -> None:
+        for number in range(count):
+            producer.produce(topic, view(number, now_ms()), partition=0)
+        producer.flush()
+        _until(lambda: _library.rd_kafka_queue_length(ctypes.c_void_p(reader._queues[topic])) > 0)
+
+    read, looks = partial(reader.read, 0.01, {topic: MESSAGES}), iter([True] * 20)
+    try:
+        assert read(lambda: True) is None  # nothing does not grow
+        send(10)
+        assert _offsets(lambda _: read(lambda: next(looks, False)), 10) == list(range(10))
+        assert next(looks, None) is None  # for as long as it might
+        send(MESSAGES // 2)
+        half = read(lambda: True)  # and no longer than that
+        assert half is not None
+        assert half.offsets.tolist() == list(range(10, 10 + MESSAGES // 2))
+    finally:
+        reader.close()
+        consumer.close()
+
+
 def _offsets(read: Callable[[float], Batch | None], count: int) -> list[int]:
     found: list[int] = []
     give_up = time.monotonic() + 60

@@ -15,16 +15,18 @@ MB = 1 << 20
 class World:
     """A backlog that stands, with a clock and a process's size set by hand.
 
-    Giving back takes `takes` seconds of CPU and leaves `left` MB.
+    Giving back takes `takes` seconds of CPU and leaves `left` MB. Each event makes a row.
     """
 
     def __init__(self) -> None:
         self.now, self.megabytes, self.takes, self.left = 1_000.0, 500, 0.0, 500
         self.given: list[float] = []
-        self.backlog = Backlog(lambda: self.now, lambda: self.megabytes * MB, self._give_back)
+        self.handled = 10, 10  # rows, events
+        self.backlog = Backlog(lambda: self.now, lambda: self.megabytes * MB, self._give_back, lambda: self.handled)
         self.backlog.stands(behind=True)
         self.looks = self.backlog.looks()
-        assert next(self.looks) == 0.05
+        assert next(self.looks) == 0.025
+        self.handled = 20, 20
 
     def _give_back(self) -> float:
         self.given.append(self.now - 1_000)
@@ -38,11 +40,11 @@ class World:
 def test_memory_is_given_back_as_it_grows_in_a_backlog_and_once_after_a_long_one() -> None:
     world = World()
     world.at(1, 503)  # 3 MB more are not enough
-    assert next(world.looks) == 0.05
+    assert next(world.looks) == 0.025
     assert world.given == []
     world.at(2, 504)
     world.left = 502
-    assert next(world.looks) == 0.05
+    assert next(world.looks) == 0.025
     assert world.given == [2]
     world.at(3, 505)  # measured from what was left then
     next(world.looks)
@@ -63,7 +65,20 @@ def test_what_takes_long_is_done_less_often() -> None:
     world.at(1, 600)
     world.takes = 0.1
     assert next(world.looks) == pytest.approx(2.0)  # 5 % of the time
-    assert next(world.looks) == 0.05
+    assert next(world.looks) == 0.025
+
+
+def test_pages_that_the_next_fold_gets_anew_count_where_events_make_few_rows() -> None:
+    world = World()
+    world.takes, world.handled = 0.01, (1_000, 100_000)
+    world.at(1, 580)
+    assert next(world.looks) == pytest.approx(20 * (0.01 + 0.08))  # 80 MB
+    world.at(2, 505)
+    assert next(world.looks) == pytest.approx(20 * (0.01 + 0.005))  # 5 MB, in which it grew by and by
+    world.handled = 60_000, 100_000
+    world.at(3, 580)
+    assert next(world.looks) == pytest.approx(0.2)
+    assert world.given == [1, 2, 3]
 
 
 def test_after_a_short_backlog_nothing_is_given_back() -> None:

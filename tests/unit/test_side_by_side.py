@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
-from flows.messages import Rows
+from flows.families import step_config
+from flows.kernel import Progress
+from flows.messages import Rows, ShardItem, SourceProgress
+from flows.precompile import invented
+from flows.settings import Settings
 from flows.side_by_side import side_by_side
+from flows.steps import ShardLogic
 from sinks.rows_sink import RowsSink
 
 
@@ -46,6 +52,31 @@ def test_an_error_is_raised_once_the_others_have_ended(wrong: int) -> None:
     with pytest.raises(ValueError, match="this one"):
         side_by_side(calls)
     assert ended.is_set()
+
+
+class Where:
+    """A kernel that notes which thread folds it."""
+
+    name, columns = "where", frozenset[str]()
+
+    def __init__(self, seen: list[str]) -> None:
+        self._seen = seen
+
+    def fold(self, frame: pl.DataFrame, progress: Progress) -> dict[str, pl.DataFrame]:
+        time.sleep(0.05)  # the other thread has the time to take the next one
+        self._seen.append(threading.current_thread().name)
+        return {}
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_kernels_of_a_shard_share_two_threads_where_cores_are_to_spare(*, spare: bool) -> None:
+    seen: list[str] = []
+    config = step_config(Settings(families=("activity",)), sources=1, generation=1, state_dir=None)
+    config = replace(config, shard_kernels=lambda: [Where(seen) for _ in range(4)], spare_cores=spare)
+    progress = SourceProgress(0, 0, idle=False, now=0, early=True, end=False, last_event_time=0)
+    ShardLogic(config, None).on_batch([ShardItem(0, invented(0), progress)])
+    assert len(seen) == 4
+    assert len(set(seen)) == (2 if spare else 1)
 
 
 class SlowStore:
