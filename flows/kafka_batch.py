@@ -147,6 +147,7 @@ class BatchReader:
         """
         most, end = len(self._pointers), time.monotonic() + seconds
         share, left = max(_LEAST_SHARE, most // max(1, len(wanted))), dict(wanted)
+        pause = max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(left))
         kept, self._kept = self._kept[:most], self._kept[most:]
         self._pointers[: len(kept)] = kept
         count = len(kept) + self._take(self._common, len(kept), most - len(kept))
@@ -156,12 +157,12 @@ class BatchReader:
                 came = self._take(self._queues[name], count, min(share, may, most - count))
                 left[name], count = may - came, count + came
             rest, more = end - time.monotonic(), count - before >= _LEAST_SHARE  # else the queues are empty now
-            half = 2 * count >= most
-            if count == most or (half and not more) or (rest <= 0 and (half or not count or not may_wait())):
+            if rest <= 0 and 0 < 2 * count < most and may_wait():
+                rest = pause  # one more look
+            if rest <= 0 or count == most or (2 * count >= most and not more):
                 return _taken(self._pointers[:count]) if count > 0 else None
             if not more:
-                pause = max(_LOOK_SECONDS, _LOOK_SECONDS_EACH * len(left))
-                time.sleep(min(rest, pause) if rest > 0 else pause)
+                time.sleep(min(rest, pause))
 
     def forget(self, names: Iterable[str]) -> None:
         """Let go of what waits of partitions that were paused; they go on behind the last message read.
