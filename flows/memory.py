@@ -17,7 +17,7 @@ from typing import Final
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _GROWN_BYTES: Final = 4 << 20
 _BACKLOG_SECONDS: Final = 10.0
-_REST_SECONDS: Final = 0.025
+_REST_SECONDS: Final = 0.05
 _RESTS: Final = 20  # times the CPU that giving back took: 5 % of a core at most
 _GET_SECONDS: Final = 1e-3 / (1 << 20)  # to get a byte anew: 256 pages a MB, each 4 µs in a virtual machine
 _ROWS_AN_EVENT: Final = 0.5  # and more: what grows are rows (with the archive on each event is one)
