@@ -25,7 +25,7 @@ class World:
         self.backlog = Backlog(lambda: self.now, lambda: self.megabytes * MB, self._give_back, lambda: self.handled)
         self.backlog.stands(behind=True)
         self.looks = self.backlog.looks()
-        assert next(self.looks) == 0.025
+        assert next(self.looks) == 0.05
         self.handled = 20, 20
 
     def _give_back(self) -> float:
@@ -40,11 +40,11 @@ class World:
 def test_memory_is_given_back_as_it_grows_in_a_backlog_and_once_after_a_long_one() -> None:
     world = World()
     world.at(1, 503)  # 3 MB more are not enough
-    assert next(world.looks) == 0.025
+    assert next(world.looks) == 0.05
     assert world.given == []
     world.at(2, 504)
     world.left = 502
-    assert next(world.looks) == 0.025
+    assert next(world.looks) == 0.05
     assert world.given == [2]
     world.at(3, 505)  # measured from what was left then
     next(world.looks)
@@ -65,7 +65,7 @@ def test_what_takes_long_is_done_less_often() -> None:
     world.at(1, 600)
     world.takes = 0.1
     assert next(world.looks) == pytest.approx(2.0)  # 5 % of the time
-    assert next(world.looks) == 0.025
+    assert next(world.looks) == 0.05
 
 
 def test_pages_that_the_next_fold_gets_anew_count_where_events_make_few_rows() -> None:
