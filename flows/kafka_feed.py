@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from operator import attrgetter
 
 import numpy as np
@@ -16,7 +17,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from flows.errors import DependencyDown, LivePulseError, Stop
-from flows.intake import Intake
+from flows.intake import Intake, Standing
 from flows.kafka_batch import Batch, BatchReader, Run, Trouble
 from flows.parts import MINUTE_MS, Messages, PartBuilder, Stretch
 from schemas.events import KIND
@@ -25,7 +26,7 @@ log = structlog.get_logger()
 
 _TUNING = {
     "queued.min.messages": 1_000_000,
-    "fetch.wait.max.ms": 10,
+    "fetch.wait.max.ms": 10,  # meanwhile what was read out of the full queues of others waits, too
     "fetch.max.bytes": 64 << 20,
     "fetch.queue.backoff.ms": 1,
 }
@@ -39,7 +40,7 @@ _GONE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 )
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION})  # noqa: SLF001
-_DECODE_APART = 2_000  # messages that must wait; by itself a run takes 4 ms more
+_DECODE_APART = 2_000  # messages that must wait; by itself a run takes 1 to 4 ms more
 _SPARSE_MESSAGES = 60_000  # that wait beyond what alignment lets go: enough for rounds worth their cost
 _LEAST_AHEAD = 500  # of one partition: a run costs some microseconds by itself
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
@@ -278,21 +279,10 @@ class KafkaFeed:
             self._decoding = False
 
     def _decode_batch(self, batch: Batch) -> set[str]:
-        """Put a part for each partition; the names of their lanes.
-
-        Parts of one frame keep all of it in memory: those that must wait are decoded apart, a long one by itself.
-        """
+        """Put a part for each partition; the names of their lanes."""
         last = min(int(batch.stamps[run.last - 1]) for run in batch.runs)
         self._intake.lag_ms = max(0, self._clock() - last) if last > 0 else 0
-        groups: list[list[Run]] = []
-        last_fate: str | bool | None = None  # of the last group
-        standing = self._intake.standing([self._lane_of(run) for run in batch.runs])
-        for run, lane in zip(batch.runs, standing, strict=True):
-            fate = lane.name if lane.ahead and run.last - run.first >= _DECODE_APART else lane.ahead
-            if fate != last_fate:
-                groups.append([])
-            groups[-1].append(run)
-            last_fate = fate
+        groups = _together(batch.runs, self._intake.standing([self._lane_of(run) for run in batch.runs]))
         return set().union(*(self._decode_runs(*_cut(batch, runs)) for runs in groups))
 
     def _decode_runs(self, batch: Batch, runs: list[Run]) -> set[str]:
@@ -332,6 +322,19 @@ class KafkaFeed:
             else:
                 log.warning("kafka", error=trouble.text)
         return ends
+
+
+def _together(runs: Iterable[Run], standing: Iterable[Standing]) -> list[list[Run]]:
+    """Which runs of a batch are decoded together, where they stand beside each other.
+
+    Parts of one frame keep all of it in memory: those that must wait are decoded apart, a long one by itself.
+    """
+
+    def fate(of: tuple[Run, Standing]) -> str | bool:
+        run, lane = of
+        return lane.name if lane.ahead and run.last - run.first >= _DECODE_APART else lane.ahead
+
+    return [[run for run, _ in some] for _, some in groupby(zip(runs, standing, strict=True), fate)]
 
 
 def _cut(batch: Batch, runs: list[Run]) -> tuple[Batch, list[Run]]:

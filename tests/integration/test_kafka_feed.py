@@ -13,8 +13,8 @@ from confluent_kafka import Producer, TopicPartition
 from flows import kafka_feed
 from flows.broker import Broker
 from flows.families import part_builder, time_bounds
-from flows.intake import AlignmentBoard, Intake
-from flows.kafka_batch import Batch, BatchReader, _library
+from flows.intake import AlignmentBoard, Intake, Standing
+from flows.kafka_batch import Batch, BatchReader, Run, _library
 from flows.kafka_feed import KafkaFeed, lane_name
 from flows.kafka_start import log_ends, make_consumer
 from flows.messages import MIN_TIME
@@ -129,6 +129,15 @@ def test_what_was_fetched_of_a_paused_partition_is_let_go_and_read_again(kafka: 
     finally:
         reader.close()
         consumer.close()
+
+
+def test_what_must_wait_is_decoded_apart_and_long_runs_of_it_each_by_themselves() -> None:
+    sizes = {"a": 5_000, "b": 10, "c": 10, "d": 20, "e": 2_000, "f": 3_000, "g": 1_999, "h": 10}
+    runs = [Run(name, 0, 0, size, append_time=False) for name, size in sizes.items()]
+    standing = [Standing(name, 0, 0, ahead=name in "cdefg") for name in sizes]
+    assert [[run.topic for run in some] for some in kafka_feed._together(runs, standing)] == [
+        ["a", "b"], ["c", "d"], ["e"], ["f"], ["g"], ["h"],
+    ]  # fmt: skip
 
 
 def test_less_than_half_a_batch_grows_while_it_may_wait(kafka: Broker, topic_prefix: str) -> None:
