@@ -40,7 +40,7 @@ _GONE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 )
 _REFUSED = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION})  # noqa: SLF001
-_DECODE_APART = 2_000  # messages that must wait; by itself a run takes 1 to 4 ms more
+_DECODE_APART = 2_000  # messages that must wait; by itself a run takes 4 ms more
 _SPARSE_MESSAGES = 60_000  # that wait beyond what alignment lets go: enough for rounds worth their cost
 _LEAST_AHEAD = 500  # of one partition: a run costs some microseconds by itself
 _FATAL_ERROR = -150  # RD_KAFKA_RESP_ERR__FATAL
